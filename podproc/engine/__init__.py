@@ -1,0 +1,1 @@
+"""The turn loop and the pure decisions it asks for."""

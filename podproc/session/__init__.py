@@ -1,0 +1,1 @@
+"""A pod's durable history: append, repair, replay, rewind."""

@@ -1,0 +1,268 @@
+"""The files a pod may see and change: scope rules, the product's closed directories, and safe opening.
+
+Checking a path and then opening it by name is a race: between the two, a directory can become a link
+that leads elsewhere. So here a path is made canonical (links inside the scope are fine: they resolve to
+a real path, and that one is judged), and what was judged is then opened component by component from the
+root, no link followed. A link met on that walk appeared after the check; the whole attempt is repeated
+once and then refused. Changes happen relative to the open directory: a temporary file in it, fsync, and
+a rename onto the name that was judged.
+
+Behind the rules stands a second gate: the product's own directories are closed whatever the rules say,
+but for one opening that may be read.
+
+Everything here but the constructor blocks; call it off the event loop.
+
+Not guaranteed: hard links made by others are not recognised; a replaced file keeps its mode and, where
+permitted, its owner, but not its ACL and extended attributes; two processes that replace one file within
+the same instant are not told of each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from podproc.tools.base import ToolFailure
+from protocol.errors import InvalidScope
+from protocol.scope import Permission, canonical
+
+T = TypeVar("T")
+
+BIGGEST_FILE = 64 * 1024 * 1024
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ScopeDenied(ToolFailure):
+    """The pod may not do this at this path; `path` is canonical where it could be made so."""
+
+    def __init__(self, path: str, wanted: Permission, reason: str) -> None:
+        super().__init__("denied", f"this pod may not {wanted} {path}: {reason}")
+        self.path = path
+        self.wanted = wanted
+
+
+class _LinkInTheWay(Exception):
+    """A component that was no link when the path was judged is one now."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A regular file's bytes and when they were last changed (wall clock, seconds)."""
+
+    data: bytes
+    changed_at: float
+
+
+class ScopeView:
+    """The file system as one pod may use it.
+
+    `permission_at` answers for canonical paths and is asked anew each time, since a lend changes the
+    answer. `closed` directories give nothing; `opening`, inside one of them, may be read where the
+    rules allow it. `explain` may say why a path is refused, for instance who borrowed it.
+    """
+
+    def __init__(
+        self,
+        permission_at: Callable[[str], Permission | None],
+        *,
+        cwd: str,
+        closed: Sequence[str] = (),
+        opening: str | None = None,
+        explain: Callable[[str], str | None] = lambda path: None,
+    ) -> None:
+        self._permission_at = permission_at
+        self._closed = tuple(canonical(path) for path in closed)
+        self._opening = None if opening is None else canonical(opening)
+        self._explain = explain
+        self.cwd = cwd
+
+    def permission(self, path: str) -> Permission | None:
+        """Return what the pod may do at a canonical path, None for nothing."""
+        granted = self._permission_at(path)
+        if not any(_is_beneath(path, place) for place in self._closed):
+            return granted
+        opened = self._opening is not None and _is_beneath(path, self._opening)
+        return Permission.READ if opened and granted is not None else None
+
+    def resolve(self, path: str, wanted: Permission) -> str:
+        """Return the canonical path if the pod may do this there; raises ToolFailure."""
+        if not path or "\0" in path:
+            raise ToolFailure("invalid_argument", f"not a path: {path!r}")
+        try:
+            real = canonical(path, cwd=self.cwd)
+        except InvalidScope as error:
+            raise ScopeDenied(path, wanted, error.message) from error
+        self._require(real, wanted)
+        return real
+
+    def read(self, path: str, *, most: int = BIGGEST_FILE) -> tuple[str, FileState]:
+        """Return canonical path and content of a regular file; raises ToolFailure."""
+
+        def attempt(real: str) -> tuple[str, FileState]:
+            with self._walk(real) as (folder, name):
+                state = _read_at(folder, name, real, most)
+            if state is None:
+                raise ToolFailure("execution_failed", f"{real} does not exist")
+            return real, state
+
+        return self._judged(path, Permission.READ, attempt)
+
+    def scan(self, path: str) -> list[os.DirEntry[str]]:
+        """Return the entries of a directory, their stat known; raises ToolFailure."""
+
+        def attempt(real: str) -> list[os.DirEntry[str]]:
+            with self._walk(f"{real.rstrip('/')}/.") as (folder, _), _opened(".", folder) as listing:
+                entries = list(os.scandir(listing))
+                for entry in entries:  # stat goes through the descriptor, so it is asked for now
+                    with contextlib.suppress(OSError):
+                        entry.stat(follow_symlinks=False)
+                return entries
+
+        return self._judged(path, Permission.READ, attempt)
+
+    def rewrite(
+        self, path: str, change: Callable[[FileState | None], bytes]
+    ) -> tuple[str, FileState | None, bytes]:
+        """Replace or make a file, atomically; returns canonical path, old state and new bytes.
+
+        `change` gets the present state, None where there is no file, and returns the new bytes or
+        raises ToolFailure to leave everything as it is. Missing parents are made. The file keeps its
+        mode; a new one has what the umask leaves of 0666.
+        """
+
+        def attempt(real: str) -> tuple[str, FileState | None, bytes]:
+            with self._walk(real, make=True) as (folder, name):
+                before = _read_at(folder, name, real, BIGGEST_FILE)
+                data = change(before)
+                _replace_at(folder, name, data)
+            return real, before, data
+
+        return self._judged(path, Permission.WRITE, attempt)
+
+    def _require(self, real: str, wanted: Permission) -> None:
+        granted = self.permission(real)
+        if granted is None or not granted.includes(wanted):
+            outside = "it may only read there" if granted else "outside its scope"
+            raise ScopeDenied(real, wanted, self._explain(real) or outside)
+
+    def _judged(self, path: str, wanted: Permission, attempt: Callable[[str], T]) -> T:
+        for _ in range(2):
+            real = self.resolve(path, wanted)
+            try:
+                return attempt(real)
+            except _LinkInTheWay:
+                continue
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise ToolFailure("execution_failed", f"{real}: {reason}") from error
+        raise ScopeDenied(path, wanted, "it turned into a link while it was opened")
+
+    @contextmanager
+    def _walk(self, real: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the parent of a canonical path, no link followed; yields (descriptor, last name)."""
+        *folders, name = real.strip("/").split("/")
+        if not name:
+            raise ToolFailure("invalid_argument", "the root is not a file")
+        here = os.open("/", _DIRECTORY)
+        try:
+            for depth, folder in enumerate(folders):
+                if make and not _exists_at(here, folder):
+                    self._require("/" + "/".join(folders[: depth + 1]), Permission.WRITE)
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=here)
+                below = _open_at(folder, _DIRECTORY, here)
+                os.close(here)
+                here = below
+            yield here, name
+        finally:
+            os.close(here)
+
+
+def _is_beneath(path: str, ancestor: str) -> bool:
+    return ancestor == "/" or path == ancestor or path.startswith(f"{ancestor}/")
+
+
+def _exists_at(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _open_at(name: str, flags: int, folder: int) -> int:
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _is_link(name, folder)):
+            raise _LinkInTheWay from error
+        raise
+
+
+def _is_link(name: str, folder: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return True  # it is being exchanged this very moment
+
+
+@contextmanager
+def _opened(name: str, folder: int) -> Iterator[int]:
+    fd = _open_at(name, _READ, folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_at(folder: int, name: str, real: str, most: int) -> FileState | None:
+    """Return a regular file's content, None if it does not exist."""
+    try:
+        with _opened(name, folder) as fd:
+            about = os.fstat(fd)
+            if stat.S_ISDIR(about.st_mode):
+                raise ToolFailure("invalid_argument", f"{real} is a directory")
+            if not stat.S_ISREG(about.st_mode):
+                raise ToolFailure("invalid_argument", f"{real} is not a regular file")
+            if about.st_size > most:
+                raise ToolFailure(
+                    "invalid_argument",
+                    f"{real} has {about.st_size} bytes; files over {most} are not opened whole",
+                )
+            with open(fd, "rb", closefd=False) as file:
+                return FileState(file.read(), about.st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _replace_at(folder: int, name: str, data: bytes) -> None:
+    temporary = f".podsup-{secrets.token_hex(6)}.tmp"
+    fd = os.open(temporary, _NEW, 0o666, dir_fd=folder)
+    try:
+        with open(fd, "wb") as file:
+            with contextlib.suppress(FileNotFoundError):
+                _keep_owner_and_mode(os.stat(name, dir_fd=folder, follow_symlinks=False), fd)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def _keep_owner_and_mode(old: os.stat_result, fd: int) -> None:
+    new = os.fstat(fd)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))

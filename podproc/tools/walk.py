@@ -1,0 +1,162 @@
+"""Finding files: a walk that stays within the readable scope, globs, and `.gitignore`.
+
+Globs mean what they mean to ripgrep: a pattern without a slash matches a name at any depth, one with a
+slash is anchored at the directory searched; `*` and `?` stop at slashes, `**` does not, `{a,b}` chooses.
+
+The walk lists only what may be read, enters no directory through a link, and never shows `.git`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pathspec import GitIgnoreSpec
+
+from podproc.tools.base import ToolFailure
+from podproc.tools.fsview import ScopeView
+from protocol.scope import Permission
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file: its path relative to the directory searched, and its time of change."""
+
+    relative: str
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ignore:
+    """The rules of one `.gitignore`; `base` is its directory, ending in a slash."""
+
+    base: str
+    rules: GitIgnoreSpec
+
+    def says(self, path: str) -> bool | None:
+        return self.rules.check_file(path.removeprefix(self.base)).include
+
+
+def walk(
+    view: ScopeView,
+    base: str,
+    *,
+    gitignore: bool,
+    hidden: bool,
+    links: bool = False,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Found]:
+    """Yield the readable files below a canonical directory, in no particular order.
+
+    With `gitignore`, what the ignore files from the root down say is left out; without `hidden`,
+    names that begin with a dot. With `links`, links to readable files count as files.
+    """
+    above = _ignores_above(view, base) if gitignore else ()
+    todo: list[tuple[str, tuple[_Ignore, ...]]] = [(base, above)]
+    while todo and not is_stopped():
+        folder, ignores = todo.pop()
+        prefix = "/" if folder == "/" else f"{folder}/"
+        try:
+            entries = view.scan(folder)
+        except ToolFailure:
+            continue  # it went away, or may not be listed
+        if gitignore and any(entry.name == ".gitignore" for entry in entries):
+            ignores = (*ignores, *_ignore_of(view, prefix))
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.name == ".git" or (not hidden and entry.name.startswith(".")):
+                continue
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if view.permission(path) is None or _is_ignored(path, is_folder, ignores):
+                continue
+            if is_folder:
+                todo.append((path, ignores))
+            elif (changed_at := _file_time(view, entry, path, links)) is not None:
+                yield Found(path[len(base.rstrip("/")) + 1 :], changed_at)
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """Return a pattern for `fullmatch` on relative paths; raises ToolFailure for a bad glob."""
+    anchored = "/" in pattern.rstrip("/")
+    below = "(?:/.*)?" if pattern.endswith("/") else ""
+    body = _glob_body(pattern.strip("/"))
+    try:
+        return re.compile(("" if anchored else "(?:.*/)?") + body + below, re.DOTALL)
+    except re.error as error:
+        raise ToolFailure("invalid_argument", f"not a glob: {pattern!r}: {error}") from error
+
+
+_GLOB_TOKEN = re.compile(r"/\*\*$|(?:^|(?<=/))\*\*/|\*+|\?|\[[!^]?\]?[^\]]*\]|\\.|.", re.DOTALL)
+
+
+def _glob_body(pattern: str) -> str:
+    out: list[str] = []
+    depth = 0
+    for match in _GLOB_TOKEN.finditer(pattern):
+        token = match.group()
+        if token == "/**":
+            out.append("/.+")
+        elif token == "**/":
+            out.append("(?:.*/)?")
+        elif token == "**" and match.span() == (0, len(pattern)):
+            out.append(".*")
+        elif token.startswith("*"):
+            out.append("[^/]*")
+        elif token == "?":
+            out.append("[^/]")
+        elif len(token) > 1 and token[0] == "[":
+            negated = token[1] in "!^"
+            inside = token[1 + negated : -1].replace("\\", r"\\").replace("[", r"\[")
+            out.append(f"(?!/)[{'^' if negated else ''}{inside}]")
+        elif token == "{":
+            depth += 1
+            out.append("(?:")
+        elif token == "}" and depth:
+            depth -= 1
+            out.append(")")
+        elif token == "," and depth:
+            out.append("|")
+        else:
+            out.append(re.escape(token[-1]))
+    return "".join(out) + ")" * depth
+
+
+def _ignore_of(view: ScopeView, prefix: str) -> tuple[_Ignore, ...]:
+    try:
+        _, state = view.read(f"{prefix}.gitignore")
+    except ToolFailure:
+        return ()
+    lines = state.data.decode("utf-8", "replace").splitlines()
+    return (_Ignore(prefix, GitIgnoreSpec.from_lines(lines)),)
+
+
+def _ignores_above(view: ScopeView, base: str) -> tuple[_Ignore, ...]:
+    parts = base.strip("/").split("/")
+    folders = ["/", *(f"/{'/'.join(parts[:depth])}/" for depth in range(1, len(parts)))]
+    readable = (f for f in folders if view.permission(f.rstrip("/") or "/") is not None)
+    return tuple(ignore for folder in readable for ignore in _ignore_of(view, folder))
+
+
+def _is_ignored(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool:
+    asked = f"{path}/" if is_folder else path
+    for ignore in reversed(ignores):  # the nearest file that says anything decides
+        verdict = ignore.says(asked)
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def _file_time(
+    view: ScopeView, entry: os.DirEntry[str], path: str, links: bool
+) -> float | None:
+    """Return when a file, or with `links` the file behind a link, was changed; None for others."""
+    try:
+        about = entry.stat(follow_symlinks=False)
+        if stat.S_ISLNK(about.st_mode) and links:
+            about = os.lstat(view.resolve(path, Permission.READ))
+    except (OSError, ToolFailure):
+        return None
+    return about.st_mtime if stat.S_ISREG(about.st_mode) else None

@@ -1,0 +1,764 @@
+"""The Idle/Running/Paused machine of one pod: methods and outcomes in, instructions out. Pure.
+
+`Turn.handle(stimulus) -> [instruction]` is the only thing that changes the state. The shell carries the
+instructions out in the order given; what can fail or takes time (a log append, a run, a compaction) comes
+back as a stimulus. So a run lives like this:
+
+    Asked(run) ─► Begin ─► Begun ─► publish, reply, StartEngine ─► RunOver ─► Close ─► Closed ─► run_end,
+              the log append           status, report, jobs, leave or next run          the log append
+
+The status is `running` from the moment a run is staged: a second `run` is refused, and a cancel or pause
+reaches it even before its first request. What each method does in each column is `METHODS`, how a run ends
+is `run_end_of`; a row that is not there does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+from protocol import methods as m
+from protocol.errors import (
+    AlreadyRunning,
+    ErrorBody,
+    InvalidRequest,
+    NotPaused,
+    NotRunning,
+    PodsupError,
+    Unreachable,
+)
+from protocol.pod_events import is_agent_visible, wakes_parent
+from protocol.segments import Segment
+from protocol.status import Flag, PodStatus, RunResult, Trigger
+
+# -- values -----------------------------------------------------------------------------------------
+
+
+class RunKind(StrEnum):
+    """What sort of run: `run` and `notification` can be rolled back, `resume` cannot."""
+
+    RUN = "run"
+    RESUME = "resume"
+    NOTIFICATION = "notification"
+
+
+class StopWish(StrEnum):
+    """Why a run is to stop, weakest first: cancel beats pause in either order, shutdown beats both."""
+
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+
+
+_STRENGTH = {None: 0, StopWish.PAUSE: 1, StopWish.CANCEL: 2, StopWish.SHUTDOWN: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One method as it came; `sender` is "" for the supervisor, "operator", or a pod's name."""
+
+    id: str
+    sender: str
+    method: m.Method
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run that was staged. `reports`: its end is told to the parent."""
+
+    kind: RunKind
+    trigger: Trigger
+    request: Request | None = None
+    input: tuple[Segment, ...] = ()
+    reports: bool = False
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that `run_end` repeats."""
+        return self.request.id if self.request else None
+
+
+# -- stimuli ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A method arrived."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A notification or child event is in the inbox; `wakes`: it may start a run of an idle pod."""
+
+    request: Request
+    wakes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """At the start: a waking notification from before waits in the inbox."""
+
+    trigger: Trigger = Trigger.NOTIFY
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The run's first entries are on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginFailed:
+    """The run was refused by validation, or its first append failed: there is no run."""
+
+    error: PodsupError
+
+
+class Ending(StrEnum):
+    """What the engine did, whatever anybody asked for."""
+
+    FINISHED = "finished"
+    LIMIT_REACHED = "limit_reached"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """The engine is done. `output`: the model, or a tool, had shown something."""
+
+    ending: Ending
+    output: bool = True
+    reason: str | None = None
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The run's last entries are on disk (or could not be: `error`).
+
+    `waiting`: waking notifications are in the buffer; `arrived`: some of them came during this run;
+    `consumed_report`: the run consumed a message its parent had queued.
+    """
+
+    waiting: bool = False
+    arrived: bool = False
+    consumed_report: bool = False
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The paused run's abandonment is on disk, or could not be logged."""
+
+    request: Request
+    error: PodsupError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionOver:
+    """The compaction task ended; `new_segment_id` or `error`."""
+
+    new_segment_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveAsked:
+    """SIGTERM or SIGINT: the same as `shutdown`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveWhenIdle:
+    """A hook asks to shut down once idle."""
+
+
+Stimulus: TypeAlias = (
+    Asked
+    | Stored
+    | Woken
+    | Begun
+    | BeginFailed
+    | RunOver
+    | Closed
+    | Abandoned
+    | CompactionOver
+    | LeaveAsked
+    | LeaveWhenIdle
+)
+
+# -- instructions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a request: with its result (None = accepted) or an error."""
+
+    request: Request
+    error: PodsupError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A read, or a request that does not touch the machine: the shell answers it."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a notification or child event to the inbox, then say `Stored`."""
+
+    request: Request
+    wakes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChild:
+    """A control-plane event: the tools' list of children only."""
+
+    request: Request
+
+
+class ClosePrevious(StrEnum):
+    """What a new run does about an interruption that is still open."""
+
+    RESULTS = "results"
+    RESULTS_AND_NOTE = "results_and_note"
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Commit the run's first entries, durably; then say `Begun` or `BeginFailed`."""
+
+    plan: RunPlan
+    close: ClosePrevious
+
+
+@dataclass(frozen=True, slots=True)
+class PublishBegin:
+    """Publish the committed first entries of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    """Publish the status and its flags."""
+
+    status: PodStatus
+    flags: tuple[Flag, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    """Start the turn loop as a task; `stop` when somebody already asked for it."""
+
+    plan: RunPlan
+    stop: StopWish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopEngine:
+    """Close the stream and end the tools within 2 s; the outcome comes as `RunOver`."""
+
+    wish: StopWish
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Commit the end of the run (or take the run back whole), then say `Closed`."""
+
+    plan: RunPlan
+    result: RunResult
+    reason: str | None = None
+    error: ErrorBody | None = None
+    abandon: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRunEnd:
+    """Publish `run_end` (after `error` where it failed)."""
+
+    plan: RunPlan
+    result: RunResult
+    reason: str | None = None
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the parent how the run ended."""
+
+    result: RunResult
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartPostRunJobs:
+    """Start background work that follows every run."""
+
+    result: RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Commit the abandonment of the paused run, then say `Abandoned`."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class StartCompaction:
+    """Start a compaction as a task of its own."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class StopCompaction:
+    """Stop it; nothing changes; the outcome comes as `CompactionOver`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishCompaction:
+    """Publish how the compaction ended."""
+
+    new_segment_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Cut the log and answer."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Take no new work, join the jobs, close everything, exit."""
+
+
+Instruction: TypeAlias = (
+    Reply
+    | Answer
+    | Store
+    | RecordChild
+    | Begin
+    | PublishBegin
+    | SetStatus
+    | StartEngine
+    | StopEngine
+    | Close
+    | PublishRunEnd
+    | Report
+    | StartPostRunJobs
+    | Abandon
+    | StartCompaction
+    | StopCompaction
+    | PublishCompaction
+    | Rewind
+    | Leave
+)
+
+# -- the tables -------------------------------------------------------------------------------------
+
+
+class Column(StrEnum):
+    """The columns of the method table."""
+
+    IDLE = "idle"
+    COMPACTING = "idle, compacting"
+    RUNNING = "running"
+    PAUSED = "paused"
+
+
+class Do(StrEnum):
+    """What a cell of the method table does."""
+
+    STAGE_RUN = "stage a run"
+    HOLD_RUN = "stage a run behind the compaction"
+    STAGE_RESUME = "stage a resume"
+    BUFFER = "buffer, and wake if it may"
+    ACCEPT = "accepted, nothing to do"
+    PAUSE_RUN = "stop the run, to paused"
+    CANCEL_RUN = "stop the run, to idle"
+    STOP_COMPACTION = "stop the compaction"
+    ABANDON = "abandon the paused run"
+    COMPACT = "start a compaction"
+    REWIND = "rewind"
+    ANSWER = "answer"
+    LEAVE = "leave"
+    REFUSE_RUNNING = "already_running"
+    REFUSE_COMPACT = "already_running, naming compact"
+    REFUSE_NOT_RUNNING = "not_running"
+    REFUSE_NOT_PAUSED = "not_paused"
+    REFUSE_WHILE_PAUSED = "invalid_request: resume or start a fresh run first"
+
+
+_ANYWHERE = (Do.ANSWER,) * 4
+
+METHODS: dict[type[m.Method], tuple[Do, Do, Do, Do]] = {
+    # method: (idle, idle and compacting, running, paused)
+    m.Run: (Do.STAGE_RUN, Do.HOLD_RUN, Do.REFUSE_RUNNING, Do.STAGE_RUN),
+    m.Resume: (
+        Do.REFUSE_NOT_PAUSED,
+        Do.REFUSE_NOT_PAUSED,
+        Do.REFUSE_RUNNING,
+        Do.STAGE_RESUME,
+    ),
+    m.Notify: (Do.BUFFER,) * 4,
+    m.PodEventMethod: (Do.BUFFER,) * 4,
+    m.Pause: (Do.REFUSE_NOT_RUNNING, Do.REFUSE_NOT_RUNNING, Do.PAUSE_RUN, Do.ACCEPT),
+    m.Cancel: (Do.REFUSE_NOT_RUNNING, Do.STOP_COMPACTION, Do.CANCEL_RUN, Do.ABANDON),
+    m.Compact: (Do.COMPACT, Do.REFUSE_COMPACT, Do.REFUSE_COMPACT, Do.REFUSE_WHILE_PAUSED),
+    m.ListRewindTargets: (Do.ANSWER, Do.ANSWER, Do.REFUSE_RUNNING, Do.ANSWER),
+    m.RewindTo: (Do.REWIND, Do.REFUSE_COMPACT, Do.REFUSE_RUNNING, Do.REFUSE_WHILE_PAUSED),
+    m.ListPods: _ANYWHERE,
+    m.InspectPod: _ANYWHERE,
+    m.RestorePod: _ANYWHERE,
+    m.RegisterPeer: _ANYWHERE,
+    m.ScopeLend: _ANYWHERE,
+    m.ListCompletions: _ANYWHERE,
+    m.GetHistory: _ANYWHERE,
+    m.ShutdownMethod: (Do.LEAVE,) * 4,
+}
+
+_NEXT_STATUS = {
+    RunResult.FINISHED: PodStatus.IDLE,
+    RunResult.PAUSED: PodStatus.PAUSED,
+    RunResult.CANCELLED: PodStatus.IDLE,
+    RunResult.LIMIT_REACHED: PodStatus.IDLE,
+    RunResult.ROLLED_BACK: PodStatus.IDLE,
+    RunResult.ERRORED: PodStatus.IDLE,
+}
+
+
+def run_end_of(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunResult, str | None]:
+    """Return how a run ended and why: what really happened beats what somebody asked for."""
+    match over.ending:
+        case Ending.FINISHED:
+            return RunResult.FINISHED, over.reason
+        case Ending.LIMIT_REACHED:
+            return RunResult.LIMIT_REACHED, over.reason
+        case Ending.FAILED:
+            return RunResult.ERRORED, over.reason
+        case Ending.PAUSED:
+            return RunResult.PAUSED, over.reason
+        case Ending.STOPPED:
+            return _stopped(plan, wish, over)
+
+
+def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunResult, str | None]:
+    taken_back = not over.output and plan.kind is not RunKind.RESUME
+    match wish:
+        case StopWish.SHUTDOWN:
+            return RunResult.CANCELLED, "shutdown"
+        case _ if taken_back:
+            return RunResult.ROLLED_BACK, None
+        case StopWish.CANCEL:
+            return RunResult.CANCELLED, over.reason
+        case _:
+            return RunResult.PAUSED, over.reason
+
+
+# -- the machine ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TurnState:
+    """All the machine remembers. `status` is the pod's own word of `PodStatus`."""
+
+    status: PodStatus = PodStatus.IDLE
+    plan: RunPlan | None = None
+    begun: bool = False
+    stop: StopWish | None = None
+    ending: tuple[RunResult, str | None, ErrorBody | None] | None = None
+    compacting: bool = False
+    held: RunPlan | None = None
+    abandoning: bool = False
+    leaving: bool = False
+    leave_when_idle: bool = False
+
+    @property
+    def column(self) -> Column:
+        """The column of the method table."""
+        if self.status is PodStatus.IDLE:
+            return Column.COMPACTING if self.compacting else Column.IDLE
+        return Column.RUNNING if self.status is PodStatus.RUNNING else Column.PAUSED
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """What stands beside the status."""
+        return (Flag.BUSY,) if self.compacting else ()
+
+
+class Turn:
+    """The machine; `can_compact` is False where no compactor is built in."""
+
+    def __init__(
+        self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True
+    ) -> None:
+        self.state = TurnState(status=status)
+        self._can_compact = can_compact
+
+    def handle(self, stimulus: Stimulus) -> list[Instruction]:
+        """Take one stimulus and return what to do, in order."""
+        match stimulus:
+            case Asked(request):
+                return self._on_asked(request)
+            case Stored(request, wakes):
+                return [Reply(request), *self._wake(wakes, _trigger_of(request))]
+            case Woken(trigger):
+                return self._wake(True, trigger)
+            case Begun():
+                return self._on_begun()
+            case BeginFailed(error):
+                return self._on_begin_failed(error)
+            case RunOver():
+                return self._on_run_over(stimulus)
+            case Closed():
+                return self._on_closed(stimulus)
+            case Abandoned(request, error):
+                return self._on_abandoned(request, error)
+            case CompactionOver(segment, error_text):
+                return self._on_compaction_over(segment, error_text)
+            case LeaveAsked():
+                return self._leave()
+            case LeaveWhenIdle():
+                self._set(leave_when_idle=True)
+                return []
+
+    def _set(self, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+
+    # -- methods
+
+    def _on_asked(self, request: Request) -> list[Instruction]:
+        state = self.state
+        row = METHODS[type(request.method)]
+        do = row[list(Column).index(state.column)]
+        if state.leaving and do is not Do.LEAVE and type(request.method).changes:
+            return [Reply(request, Unreachable("the pod is leaving and takes no new work"))]
+        match do:
+            case Do.STAGE_RUN if state.abandoning:
+                return [Reply(request, self._already("a paused run is being abandoned"))]
+            case Do.STAGE_RUN:
+                return self._stage(_run_plan(request))
+            case Do.HOLD_RUN if state.held is not None:
+                return [Reply(request, self._already("a run waits behind the compaction"))]
+            case Do.HOLD_RUN:
+                self._set(held=_run_plan(request))
+                return []
+            case Do.STAGE_RESUME if state.abandoning:
+                return [Reply(request, NotPaused("the paused run is being abandoned"))]
+            case Do.STAGE_RESUME:
+                plan = RunPlan(RunKind.RESUME, Trigger.RESUME, request, reports=True)
+                return self._stage(plan)
+            case Do.BUFFER:
+                return self._buffer(request)
+            case Do.ACCEPT:
+                return [Reply(request)]
+            case Do.PAUSE_RUN:
+                return [Reply(request), *self._stop(StopWish.PAUSE)]
+            case Do.CANCEL_RUN:
+                return [Reply(request), *self._stop(StopWish.CANCEL)]
+            case Do.STOP_COMPACTION:
+                return [Reply(request), StopCompaction()]
+            case Do.ABANDON if state.abandoning:
+                return [Reply(request)]
+            case Do.ABANDON:
+                self._set(abandoning=True)
+                return [Abandon(request)]
+            case Do.COMPACT if not self._can_compact:
+                return [Reply(request, InvalidRequest("compact: not available in this version"))]
+            case Do.COMPACT:
+                self._set(compacting=True)
+                status = SetStatus(PodStatus.IDLE, self.state.flags)
+                return [Reply(request), StartCompaction(request), status]
+            case Do.REWIND:
+                return [Rewind(request)]
+            case Do.ANSWER:
+                return [Answer(request)]
+            case Do.LEAVE:
+                return [Reply(request), *self._leave()]
+            case _:
+                return [Reply(request, self._refusal(do, request))]
+
+    def _refusal(self, do: Do, request: Request) -> PodsupError:
+        match do:
+            case Do.REFUSE_NOT_RUNNING:
+                return NotRunning(f"there is no run to {request.method.method}; the pod is idle")
+            case Do.REFUSE_NOT_PAUSED:
+                return NotPaused("there is no paused run to resume; the pod is idle")
+            case Do.REFUSE_COMPACT:
+                what = "a compaction runs" if self.state.compacting else "a run is in progress"
+                return self._already(f"{what}; compact and rewind want an idle pod")
+            case Do.REFUSE_WHILE_PAUSED:
+                return InvalidRequest(
+                    f"{request.method.method} is not possible while a run is paused; "
+                    "resume it or start a fresh run first"
+                )
+            case _:
+                return self._already("a run is in progress; pause or cancel it, or wait for its end")
+
+    def _already(self, message: str) -> AlreadyRunning:
+        plan = self.state.plan or self.state.held
+        return AlreadyRunning(
+            message,
+            trigger=plan.trigger.value if plan else None,
+            request_id=plan.request_id if plan else None,
+        )
+
+    def _buffer(self, request: Request) -> list[Instruction]:
+        match request.method:
+            case m.PodEventMethod(event=event):
+                if not is_agent_visible(event):
+                    return [RecordChild(request), Reply(request)]
+                return [Store(request, wakes_parent(event))]
+            case m.Notify(auto_run=auto_run):
+                return [Store(request, auto_run)]
+            case _:
+                raise AssertionError(request.method.method)
+
+    # -- a run
+
+    def _wake(self, wakes: bool, trigger: Trigger) -> list[Instruction]:
+        state = self.state
+        if not wakes or state.leaving or state.status is not PodStatus.IDLE:
+            return []
+        plan = RunPlan(RunKind.NOTIFICATION, trigger)
+        if not state.compacting:
+            return self._stage(plan)
+        if state.held is None:
+            self._set(held=plan)
+        return []
+
+    def _stage(self, plan: RunPlan) -> list[Instruction]:
+        resumed = plan.kind is RunKind.RESUME
+        self._set(
+            status=PodStatus.RUNNING, plan=plan, begun=False, stop=None, ending=None, held=None
+        )
+        close = ClosePrevious.RESULTS if resumed else ClosePrevious.RESULTS_AND_NOTE
+        return [Begin(plan, close)]
+
+    def _on_begun(self) -> list[Instruction]:
+        plan = self._plan()
+        self._set(begun=True)
+        reply = [Reply(plan.request)] if plan.request else []
+        return [
+            PublishBegin(),
+            SetStatus(PodStatus.RUNNING, self.state.flags),
+            *reply,
+            StartEngine(plan, self.state.stop),
+        ]
+
+    def _on_begin_failed(self, error: PodsupError) -> list[Instruction]:
+        plan = self._plan()
+        before = PodStatus.PAUSED if plan.kind is RunKind.RESUME else PodStatus.IDLE
+        self._set(status=before, plan=None, stop=None)
+        told: list[Instruction] = (
+            [Reply(plan.request, error)]
+            if plan.request
+            else [SetStatus(before, self.state.flags)]
+        )
+        return [*told, *([Leave()] if self.state.leaving else [])]
+
+    def _stop(self, wish: StopWish) -> list[Instruction]:
+        if _STRENGTH[wish] <= _STRENGTH[self.state.stop]:
+            return []
+        self._set(stop=wish)
+        running = self.state.begun and self.state.ending is None
+        return [StopEngine(wish)] if running else []
+
+    def _on_run_over(self, over: RunOver) -> list[Instruction]:
+        plan = self._plan()
+        result, reason = run_end_of(plan, self.state.stop, over)
+        self._set(ending=(result, reason, over.error))
+        abandon = plan.kind is RunKind.RESUME and result is RunResult.CANCELLED and not over.output
+        return [Close(plan, result, reason, over.error, abandon)]
+
+    def _on_closed(self, closed: Closed) -> list[Instruction]:
+        plan = self._plan()
+        assert self.state.ending is not None
+        result, reason, error = self.state.ending
+        if closed.error is not None:
+            result, reason, error = RunResult.ERRORED, None, closed.error
+        status = _NEXT_STATUS[result]
+        reports = plan.reports or closed.consumed_report
+        self._set(status=status, plan=None, begun=False, stop=None, ending=None)
+        out: list[Instruction] = [PublishRunEnd(plan, result, reason, error)]
+        nexts = self._after(plan, result, closed)
+        if not nexts or isinstance(nexts[0], Leave):
+            out.append(SetStatus(status, self.state.flags))
+        if reports:
+            out.append(Report(result, error))
+        return [*out, StartPostRunJobs(result), *nexts]
+
+    def _after(self, plan: RunPlan, result: RunResult, closed: Closed) -> list[Instruction]:
+        state = self.state
+        if state.leaving:
+            return [Leave()]
+        if state.leave_when_idle and state.status is PodStatus.IDLE:
+            self._set(leaving=True)
+            return [Leave()]
+        match result:
+            case RunResult.FINISHED | RunResult.LIMIT_REACHED:
+                again = closed.waiting
+            case RunResult.ERRORED:
+                again = closed.arrived and plan.kind is not RunKind.NOTIFICATION
+            case _:
+                again = False
+        return self._wake(again, Trigger.NOTIFY)
+
+    def _plan(self) -> RunPlan:
+        assert self.state.plan is not None, "an outcome without a run"
+        return self.state.plan
+
+    # -- the rest
+
+    def _on_abandoned(self, request: Request, error: PodsupError | None) -> list[Instruction]:
+        self._set(abandoning=False)
+        if error is not None:
+            return [Reply(request, error)]
+        self._set(status=PodStatus.IDLE)
+        leave: list[Instruction] = []
+        if self.state.leave_when_idle and not self.state.leaving:
+            self._set(leaving=True)
+            leave = [Leave()]
+        return [SetStatus(PodStatus.IDLE, self.state.flags), Reply(request), *leave]
+
+    def _on_compaction_over(self, segment: str | None, error: str | None) -> list[Instruction]:
+        held = self.state.held
+        self._set(compacting=False, held=None)
+        out: list[Instruction] = [PublishCompaction(segment, error)]
+        if self.state.leaving:
+            if held is not None and held.request is not None:
+                out.append(Reply(held.request, Unreachable("the pod is leaving")))
+            return [*out, Leave()]
+        out.append(SetStatus(PodStatus.IDLE, self.state.flags))
+        return [*out, *(self._stage(held) if held is not None else [])]
+
+    def _leave(self) -> list[Instruction]:
+        if self.state.leaving:
+            return []
+        self._set(leaving=True)
+        if self.state.compacting:
+            return [StopCompaction()]
+        if self.state.status is PodStatus.RUNNING:
+            return self._stop(StopWish.SHUTDOWN)
+        return [Leave()]
+
+
+def _run_plan(request: Request) -> RunPlan:
+    assert isinstance(request.method, m.Run)
+    return RunPlan(RunKind.RUN, Trigger.USER_SEND, request, request.method.input, reports=True)
+
+
+def _trigger_of(request: Request) -> Trigger:
+    is_event = isinstance(request.method, m.PodEventMethod)
+    return Trigger.POD_EVENT if is_event else Trigger.NOTIFY
+
+

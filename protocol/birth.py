@@ -1,0 +1,32 @@
+"""All that a pod is given at its fork, besides descriptors: who it is, where it speaks, what it continues.
+
+The supervisor writes it, the zygote hands it on unread, the pod validates it before anything else. The
+token is the pod's authority; it travels over the socketpair only, never in argv, environment or a file.
+"""
+
+from __future__ import annotations
+
+from protocol.base import Wire
+from protocol.manifest import PodManifest
+from protocol.scope import ScopeRule
+
+
+class Birth(Wire):
+    """One incarnation of one pod. Paths are absolute; times in seconds."""
+
+    manifest: PodManifest
+    pod_id: str
+    incarnation: int
+    token: str
+    cookie: str
+    control_endpoint: str
+    events_endpoint: str
+    data_dir: str
+    product_dirs: tuple[str, ...]
+    session_id: str
+    segment_id: str
+    started: bool
+    beat_interval_s: float = 1.0
+    parent: str | None = None
+    lent: tuple[ScopeRule, ...] = ()
+    lend_number: int = 0

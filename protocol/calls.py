@@ -1,0 +1,186 @@
+"""Bookkeeping of requests and replies: ids, deadlines, duplicates, late replies. Pure; time is passed in.
+
+Three parties keep three books, so that every request gets exactly one answer and one effect:
+
+    Asked     the asker: what it still waits for, what to send again, and which replies are late
+    Relay     the supervisor, between asker and pod: who gets which reply, within limits, until when
+    Answered  the target: what it has answered lately, so that a repeated id has one effect and one reply
+
+Ids are chosen by askers and compared per sender, so that one sender cannot claim another's answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+PER_TARGET = 256
+PER_SENDER = 32
+REMEMBERED = 1000
+REMEMBERED_S = 600.0
+RESEND_S = 5.0
+
+
+@dataclass(slots=True)
+class _Open:
+    deadline: float
+    resend_at: float
+
+
+class Asked:
+    """The requests of one asker that have no answer yet."""
+
+    def __init__(self, resend_s: float = RESEND_S) -> None:
+        self._open: dict[str, _Open] = {}
+        self._resend_s = resend_s
+
+    def ask(self, request_id: str, now: float, deadline: float) -> None:
+        """Note a request sent at `now`, to be given up at `deadline` (both monotonic seconds)."""
+        self._open[request_id] = _Open(deadline, now + self._resend_s)
+
+    def answer(self, request_id: str) -> bool:
+        """Take a reply; False when nobody waits for it (late, or a duplicate)."""
+        return self._open.pop(request_id, None) is not None
+
+    def expire(self, now: float) -> list[str]:
+        """Give up and return the ids whose deadline has passed."""
+        late = [i for i, call in self._open.items() if call.deadline <= now]
+        for request_id in late:
+            del self._open[request_id]
+        return late
+
+    def due(self, now: float) -> list[str]:
+        """Return the ids to send again now, and wait another interval for each."""
+        due = [i for i, call in self._open.items() if call.resend_at <= now]
+        for request_id in due:
+            self._open[request_id].resend_at = now + self._resend_s
+        return due
+
+    def next_at(self) -> float | None:
+        """When `expire` or `due` has something to say next; None when nothing is open."""
+        return min((min(c.deadline, c.resend_at) for c in self._open.values()), default=None)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One forwarded request: the asker's connection, and until when it is worth a reply."""
+
+    sender: str
+    request_id: str
+    target: Hashable
+    asker: bytes
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Too much waits already; `what` says for whom."""
+
+    what: str
+
+
+class Relay:
+    """Requests the supervisor has handed on and whose answers it owes."""
+
+    def __init__(self, *, per_target: int = PER_TARGET, per_sender: int = PER_SENDER) -> None:
+        self._pending: dict[Hashable, OrderedDict[tuple[str, str], Pending]] = {}
+        self._per_target = per_target
+        self._per_sender = per_sender
+
+    def admit(self, call: Pending) -> bool | Full:
+        """Take a request: True = hand it on, False = it is on its way already, Full = refuse it.
+
+        A repeated request replaces the asker's connection, so that one who reconnected is answered.
+        """
+        calls = self._pending.setdefault(call.target, OrderedDict())
+        key = (call.sender, call.request_id)
+        if key in calls:
+            calls[key] = call
+            return False
+        if len(calls) >= self._per_target:
+            return Full(f"{len(calls)} requests wait for {call.target}")
+        mine = sum(1 for waiting in calls.values() if waiting.asker == call.asker)
+        if mine >= self._per_sender:
+            return Full(f"{mine} requests of {call.sender} wait for {call.target}")
+        calls[key] = call
+        return True
+
+    def answer(self, target: Hashable, request_id: str) -> Pending | None:
+        """Take a reply of `target`; None when nobody waits for it any more."""
+        calls = self._pending.get(target, OrderedDict())
+        for key in calls:
+            if key[1] == request_id:
+                return calls.pop(key)
+        return None
+
+    def drop(self, target: Hashable) -> list[Pending]:
+        """Forget a target that is gone and return what must be answered in its stead."""
+        return list(self._pending.pop(target, OrderedDict()).values())
+
+    def expire(self, now: float) -> list[Pending]:
+        """Give up and return the calls whose deadline has passed."""
+        late = [c for calls in self._pending.values() for c in calls.values() if c.deadline <= now]
+        for call in late:
+            del self._pending[call.target][(call.sender, call.request_id)]
+        return late
+
+    def waiting(self, target: Hashable) -> int:
+        """How many requests wait for `target`."""
+        return len(self._pending.get(target, ()))
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline of all; None when nothing is pending."""
+        return min(
+            (c.deadline for calls in self._pending.values() for c in calls.values()), default=None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InProgress:
+    """The request is being worked on; its answer will come."""
+
+
+class Answered(Generic[R]):
+    """What a target answered lately: 10 minutes, 1000 ids."""
+
+    def __init__(self, *, keep: int = REMEMBERED, keep_s: float = REMEMBERED_S) -> None:
+        self._known: OrderedDict[tuple[str, str], tuple[float, R | InProgress]] = OrderedDict()
+        self._keep = keep
+        self._keep_s = keep_s
+
+    def begin(self, sender: str, request_id: str, now: float) -> R | InProgress | None:
+        """Return the earlier answer, InProgress, or None for a new request, which is noted as begun."""
+        self._forget(now)
+        known = self._known.get((sender, request_id))
+        if known is not None:
+            return known[1]
+        self._known[(sender, request_id)] = (now, InProgress())
+        return None
+
+    def finish(self, sender: str, request_id: str, reply: R, now: float) -> None:
+        """Remember the answer."""
+        self._known[(sender, request_id)] = (now, reply)
+        self._known.move_to_end((sender, request_id))
+        self._forget(now)
+
+    def forget(self, sender: str, request_id: str) -> None:
+        """Forget a request that had no effect, so that it may be tried again."""
+        self._known.pop((sender, request_id), None)
+
+    def _forget(self, now: float) -> None:
+        while self._known:
+            key, (at, answer) = next(iter(self._known.items()))
+            crowded = len(self._known) > self._keep
+            if not crowded and at + self._keep_s > now:
+                return
+            if isinstance(answer, InProgress) and not crowded:
+                self._known.move_to_end(key)
+                return
+            del self._known[key]

@@ -1,0 +1,14 @@
+"""Identifiers: UUIDv7, so that names sort by the time they were given out."""
+
+from __future__ import annotations
+
+
+def uuid7(now_ms: int, random: bytes) -> str:
+    """Return a UUIDv7 text from epoch milliseconds and at least ten random bytes (RFC 9562, 5.7)."""
+    if len(random) < 10:
+        raise ValueError("uuid7 needs ten random bytes")
+    value = bytearray(now_ms.to_bytes(6, "big") + random[:10])
+    value[6] = (value[6] & 0x0F) | 0x70
+    value[8] = (value[8] & 0x3F) | 0x80
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

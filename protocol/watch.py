@@ -1,0 +1,242 @@
+"""The subscribing side: snapshot first, then every event once, or a told gap. Pure.
+
+    waiting ── snapshot ──► live ── number jumps, or a tick is ahead ──► refilling(lane) ──► live
+       ▲                                                                     │
+       └───────── hello again: no snapshot in 2 s, or the ring moved on ─────┘  (Gap is told)
+
+`subscribe()` first subscribes the lanes, and last `~hello/<nonce>`. Subscriptions travel in order, so when
+the publisher sees the hello the lanes are live: nothing can fall between snapshot and stream. The nonce
+stays subscribed while the watcher lives; when ZeroMQ reconnects it sends all subscriptions again in byte
+order, `~` last, which brings a new snapshot by itself.
+
+While a lane is refilled its later events are held back, so each lane is delivered in order. Between lanes
+the order is that of publication except after a refill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from protocol.events import Event, Tick, decode_event
+from protocol.lanes import ReplayEnd
+from protocol.status import Lane
+from protocol.wire import BadFrame, EventHeader, read_body, read_header, unpack
+
+SNAPSHOT_TIMEOUT_S = 2.0
+REFILL_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe to a topic prefix."""
+
+    topic: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Take a subscription back."""
+
+    topic: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Tell the user: this is the whole state now; what came before is contained in it."""
+
+    header: EventHeader
+    body: object
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Tell the user: the next event."""
+
+    header: EventHeader
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Tell the user: these numbers of a lane are lost; a new snapshot follows."""
+
+    lane: Lane
+    first: int
+    last: int
+
+
+WatchStep: TypeAlias = Subscribe | Unsubscribe | Synced | Deliver | Gap
+
+
+@dataclass(slots=True)
+class _Lane:
+    seq: int = 0
+    asked: bytes | None = None
+    asked_at: float = 0.0
+    held: dict[int, Deliver] = field(default_factory=dict)
+
+
+def _publisher(header: EventHeader) -> int:
+    return header.incarnation if header.epoch is None else header.epoch
+
+
+def _number(header: EventHeader) -> int:
+    return header.seq if header.fleet_seq is None else header.fleet_seq
+
+
+class Watch:
+    """One watcher of one publisher. Every input returns the steps to carry out, in order.
+
+    `nonces` yields fresh unguessable texts; `lanes` are those wanted (`state` always is).
+    """
+
+    def __init__(
+        self, nonces: Callable[[], str], lanes: Iterable[Lane] = tuple(Lane), *, pod: str | None = None
+    ) -> None:
+        self._nonces = nonces
+        self._wanted = frozenset(lanes) | {Lane.STATE}
+        self._pod = pod
+        self._hello: bytes | None = None
+        self._hello_at = 0.0
+        self._ever = False
+        self._live = False
+        self._publisher: int | None = None
+        self._lanes: dict[Lane, _Lane] = {}
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a snapshot was applied and nothing is known to be missing."""
+        return self._live and all(lane.asked is None for lane in self._lanes.values())
+
+    def seqs(self) -> dict[Lane, int]:
+        """The newest number delivered on each lane."""
+        return {lane: state.seq for lane, state in self._lanes.items()}
+
+    def subscribe(self, now: float) -> list[WatchStep]:
+        """Begin: the lanes, then the hello."""
+        tail = "" if self._pod is None else f"{self._pod}/"
+        lanes: list[WatchStep] = [
+            Subscribe(f"{lane}/{tail}".encode()) for lane in sorted(self._wanted)
+        ]
+        return lanes + self._say_hello(now)
+
+    def receive(self, frames: list[bytes], now: float) -> list[WatchStep]:
+        """Take one message; raises BadFrame for what is none of ours."""
+        if len(frames) not in (3, 4):
+            raise BadFrame(f"{len(frames)} frames")
+        header = read_header(unpack(frames[-2]), EventHeader)
+        if frames[0] == self._hello:
+            return self._on_snapshot(header, read_body(frames[-1]))
+        if len(frames) == 4:
+            return self._on_replayed(frames, header, now)
+        if not self._live or _publisher(header) != self._publisher:
+            return []
+        return self._on_event(frames[0], header, frames[-1], now)
+
+    def tick(self, now: float) -> list[WatchStep]:
+        """Let time pass: say hello again where no snapshot or no refill came."""
+        if not self._live:
+            if self._hello is not None and now - self._hello_at >= SNAPSHOT_TIMEOUT_S:
+                return self._say_hello(now)
+            return []
+        if any(
+            lane.asked is not None and now - lane.asked_at >= REFILL_TIMEOUT_S
+            for lane in self._lanes.values()
+        ):
+            return self._say_hello(now)
+        return []
+
+    def _say_hello(self, now: float) -> list[WatchStep]:
+        steps: list[WatchStep] = [] if self._hello is None else [Unsubscribe(self._hello)]
+        for lane in self._lanes.values():
+            if lane.asked is not None:
+                steps.append(Unsubscribe(lane.asked))
+                lane.asked = None
+        self._hello = f"~hello/{self._nonces()}".encode()
+        self._hello_at = now
+        self._live = False
+        return [*steps, Subscribe(self._hello)]
+
+    def _on_snapshot(self, header: EventHeader, body: object) -> list[WatchStep]:
+        seqs = body.get("seqs", {}) if isinstance(body, dict) else {}
+        steps: list[WatchStep] = [
+            Unsubscribe(lane.asked) for lane in self._lanes.values() if lane.asked is not None
+        ]
+        self._lanes = {lane: _Lane(int(seqs.get(lane.value, 0))) for lane in self._wanted}
+        self._publisher = _publisher(header)
+        self._live = True
+        again, self._ever = self._ever, True
+        return [*steps, Synced(header, body, again)]
+
+    def _on_event(
+        self, event_topic: bytes, header: EventHeader, body: bytes, now: float
+    ) -> list[WatchStep]:
+        event = decode_event(event_topic.rsplit(b"/", 1)[-1].decode(), read_body(body))
+        if isinstance(event, Tick):
+            return [
+                step
+                for lane, newest in event.seqs.items()
+                if lane in self._lanes and newest > self._reached(lane)
+                for step in self._refill(lane, now)
+            ]
+        if header.lane not in self._lanes:
+            return []
+        return self._take(header.lane, _number(header), Deliver(header, event), now)
+
+    def _take(self, lane: Lane, number: int, delivery: Deliver, now: float) -> list[WatchStep]:
+        state = self._lanes[lane]
+        if number <= state.seq:
+            return []
+        state.held[number] = delivery
+        steps = self._release(state)
+        if state.held and state.asked is None:
+            steps += self._refill(lane, now)
+        return steps
+
+    def _reached(self, lane: Lane) -> int:
+        state = self._lanes[lane]
+        return max(state.held, default=state.seq)
+
+    @staticmethod
+    def _release(state: _Lane) -> list[WatchStep]:
+        steps: list[WatchStep] = []
+        while (delivery := state.held.pop(state.seq + 1, None)) is not None:
+            state.seq += 1
+            steps.append(delivery)
+        return steps
+
+    def _refill(self, lane: Lane, now: float) -> list[WatchStep]:
+        state = self._lanes[lane]
+        if state.asked is not None:
+            return []
+        state.asked = f"replay/{self._nonces()}/{lane}/{state.seq + 1}".encode()
+        state.asked_at = now
+        return [Subscribe(state.asked)]
+
+    def _on_replayed(
+        self, frames: list[bytes], header: EventHeader, now: float
+    ) -> list[WatchStep]:
+        lane = next((n for n, s in self._lanes.items() if s.asked == frames[0]), None)
+        if lane is None:
+            return []
+        state = self._lanes[lane]
+        if frames[1]:
+            event = decode_event(frames[1].rsplit(b"/", 1)[-1].decode(), read_body(frames[3]))
+            number = _number(header)
+            if number <= state.seq:
+                return []
+            state.held[number] = Deliver(header, event)
+            return self._release(state)
+        end = ReplayEnd.from_wire(read_body(frames[3]))
+        steps: list[WatchStep] = [Unsubscribe(frames[0])]
+        state.asked = None
+        if end.oldest > state.seq + 1:
+            steps.append(Gap(lane, state.seq + 1, end.oldest - 1))
+            return [*steps, *self._say_hello(now)]
+        steps += self._release(state)
+        if end.newest > state.seq or state.held:
+            steps += self._refill(lane, now)
+        return steps

@@ -1,0 +1,1 @@
+"""The fleet: who lives, who may write where, and what an operator sees."""
