@@ -25,7 +25,6 @@ class Birth(Wire):
     product_dirs: tuple[str, ...]
     session_id: str
     segment_id: str
-    started: bool
     beat_interval_s: float = 1.0
     parent: str | None = None
     lent: tuple[ScopeRule, ...] = ()

@@ -170,10 +170,6 @@ class Answered(Generic[R]):
         self._known.move_to_end((sender, request_id))
         self._forget(now)
 
-    def forget(self, sender: str, request_id: str) -> None:
-        """Forget a request that had no effect, so that it may be tried again."""
-        self._known.pop((sender, request_id), None)
-
     def _forget(self, now: float) -> None:
         while self._known:
             key, (at, answer) = next(iter(self._known.items()))

@@ -92,7 +92,7 @@ class ClaimSegment(Control):
 
 
 class Progress(Wire):
-    """What a pod is doing, and for how long."""
+    """What a pod is doing, and since when (epoch milliseconds): the same value until it does something else."""
 
     what: str
     since_ms: int = 0

@@ -90,15 +90,20 @@ def _number(header: EventHeader) -> int:
 class Watch:
     """One watcher of one publisher. Every input returns the steps to carry out, in order.
 
-    `nonces` yields fresh unguessable texts; `lanes` are those wanted (`state` always is).
+    `nonces` yields fresh unguessable texts; `lanes` are those wanted (`state` always is). With `complete` nothing is skipped because a snapshot contains it: what came
+    before the first snapshot, or between two, is fetched from the ring.
     """
 
     def __init__(
-        self, nonces: Callable[[], str], lanes: Iterable[Lane] = tuple(Lane), *, pod: str | None = None
+        self,
+        nonces: Callable[[], str],
+        lanes: Iterable[Lane] = tuple(Lane),
+        *,
+        complete: bool = False,
     ) -> None:
+        self._complete = complete
         self._nonces = nonces
         self._wanted = frozenset(lanes) | {Lane.STATE}
-        self._pod = pod
         self._hello: bytes | None = None
         self._hello_at = 0.0
         self._ever = False
@@ -117,10 +122,7 @@ class Watch:
 
     def subscribe(self, now: float) -> list[WatchStep]:
         """Begin: the lanes, then the hello."""
-        tail = "" if self._pod is None else f"{self._pod}/"
-        lanes: list[WatchStep] = [
-            Subscribe(f"{lane}/{tail}".encode()) for lane in sorted(self._wanted)
-        ]
+        lanes: list[WatchStep] = [Subscribe(f"{lane}/".encode()) for lane in sorted(self._wanted)]
         return lanes + self._say_hello(now)
 
     def receive(self, frames: list[bytes], now: float) -> list[WatchStep]:
@@ -129,7 +131,7 @@ class Watch:
             raise BadFrame(f"{len(frames)} frames")
         header = read_header(unpack(frames[-2]), EventHeader)
         if frames[0] == self._hello:
-            return self._on_snapshot(header, read_body(frames[-1]))
+            return self._on_snapshot(header, read_body(frames[-1]), now)
         if len(frames) == 4:
             return self._on_replayed(frames, header, now)
         if not self._live or _publisher(header) != self._publisher:
@@ -160,16 +162,24 @@ class Watch:
         self._live = False
         return [*steps, Subscribe(self._hello)]
 
-    def _on_snapshot(self, header: EventHeader, body: object) -> list[WatchStep]:
+    def _on_snapshot(self, header: EventHeader, body: object, now: float) -> list[WatchStep]:
         seqs = body.get("seqs", {}) if isinstance(body, dict) else {}
         steps: list[WatchStep] = [
             Unsubscribe(lane.asked) for lane in self._lanes.values() if lane.asked is not None
         ]
-        self._lanes = {lane: _Lane(int(seqs.get(lane.value, 0))) for lane in self._wanted}
+        newest = {lane: int(seqs.get(lane.value, 0)) for lane in self._wanted}
+        same = self._publisher == _publisher(header)
+        before = self.seqs() if same else {}
+        start = {lane: before.get(lane, 0) for lane in newest} if self._complete else newest
+        self._lanes = {lane: _Lane(start[lane]) for lane in self._wanted}
         self._publisher = _publisher(header)
         self._live = True
         again, self._ever = self._ever, True
-        return [*steps, Synced(header, body, again)]
+        steps.append(Synced(header, body, again))
+        for lane in sorted(self._wanted):
+            if start[lane] < newest[lane]:
+                steps += self._refill(lane, now)
+        return steps
 
     def _on_event(
         self, event_topic: bytes, header: EventHeader, body: bytes, now: float
@@ -235,6 +245,7 @@ class Watch:
         state.asked = None
         if end.oldest > state.seq + 1:
             steps.append(Gap(lane, state.seq + 1, end.oldest - 1))
+            state.seq = end.oldest - 1
             return [*steps, *self._say_hello(now)]
         steps += self._release(state)
         if end.newest > state.seq or state.held:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,9 +22,14 @@ from pydantic_core import ErrorDetails
 from protocol.manifest import Section
 from supervisor.toml_source import Loc, Source
 
-_S = TypeVar("_S", bound=Section)
 _ROUNDS = 5  # a refused value can hide another one behind it, not many
 _BAD_NAME = "is not a name: use a-z, 0-9, '.', '_' and '-', at most 63, beginning with a-z or 0-9"
+_WORDS = {  # TOML's for Python's
+    "valid integer": "whole number",
+    "valid ": "",
+    "tuple": "array",
+    "dictionary": "table",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +72,21 @@ class Checker:
         """Record a mistake, unless it is there already."""
         self._found.setdefault(mistake)
 
-    def raise_if_any(self) -> None:
-        """Raise FleetFileInvalid with all that was found, by file in order of appearance, by line."""
-        files = {mistake.file: n for n, mistake in reversed(list(enumerate(self._found)))}
-        if self._found:
-            raise FleetFileInvalid(
-                sorted(self._found, key=lambda found: (files[found.file], found.line or 0))
-            )
+    @property
+    def mistakes(self) -> list[Mistake]:
+        """What was found so far, file by file, each in the order of its lines."""
+        files = list(dict.fromkeys(mistake.file for mistake in self._found))
+        return sorted(self._found, key=lambda found: (files.index(found.file), found.line or 0))
 
-    def validated(self, model: type[_S], source: Source, at: Loc = ()) -> dict[str, Any]:
+    def validated(self, model: type[Section], source: Source, at: Loc = ()) -> dict[str, Any]:
         """Return what is valid of the table at a place, as plain data; record what is not.
 
         A required value that is missing stays missing.
         """
-        data = copy.deepcopy(source.data)
+        data: Any = source.data
         for step in at:
             data = data[step]
+        data = copy.deepcopy(data)
         for attempt in range(_ROUNDS):
             try:
                 model.model_validate(data)
@@ -129,7 +133,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 
 
 def valid_name(text: str) -> str | None:
-    """Return the text with everything taken out that a name may not have, None if nothing is left."""
+    """Return the text without what a name may not have, None if nothing is left."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("._-")[:63].rstrip("._-")
     return name or None
 
@@ -151,7 +155,7 @@ def _in_words(detail: ErrorDetails) -> tuple[str, str | None]:
             return f"{_plain(detail)}{shown}", nearest(str(given), choices)
         case "value_error":
             return f"{given!r} {context['error']}", None
-        case "model_type" | "dict_type":
+        case "model_type":
             return f"should be a table{shown}", None
         case "tuple_type" if isinstance(given, dict):
             return f"should be an array of tables: write [[{_key(detail['loc'])}]]", None
@@ -161,7 +165,9 @@ def _in_words(detail: ErrorDetails) -> tuple[str, str | None]:
 
 def _plain(detail: ErrorDetails) -> str:
     said = detail["msg"].removeprefix("Input ").removeprefix("Value ")
-    return said.replace("valid integer", "whole number").replace("valid ", "")
+    for word, ours in _WORDS.items():
+        said = said.replace(word, ours)
+    return said
 
 
 def _keys_at(model: type[Section], table: Iterable[str | int]) -> list[str]:

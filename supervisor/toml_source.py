@@ -22,7 +22,7 @@ Loc: TypeAlias = tuple[str | int, ...]
 """The way from a file's root to a value: keys of tables, indexes of arrays."""
 
 _TOKEN = re.compile(
-    r'"""(?:\\.|[^\\])*?"{3,5}'  # strings first: they may hold anything that means something outside
+    r'"""(?:\\.|[^\\])*?"{3,5}'  # strings first: in them nothing has a meaning
     r"|'{3}.*?'{3,5}"
     r'|"(?:\\.|[^"\\])*"'
     r"|'[^']*'"

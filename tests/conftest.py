@@ -1,4 +1,4 @@
-"""Fixtures for every test, the leak gate around each, and one line about the tests that were left out."""
+"""Fixtures for every test, the leak gate around each, and a line on the tests left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.home import Home
 from tests.support.leaks import Held, assert_nothing_leaked
 
-# Shared machines are slow at times, so no example has a deadline; the pytest timeout bounds the whole.
+# A shared machine is slow at times: no example has a deadline, the timeout bounds the whole test.
 settings.register_profile(
     "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -34,7 +34,7 @@ def leak_gate() -> Iterator[None]:
 
 @pytest.fixture
 def home(request: pytest.FixtureRequest) -> Iterator[Home]:
-    """A throw-away home; a test marked `process` has its fleet ended first, and nothing may be left of it."""
+    """A throw-away home of which nothing may be left; for a `process` test the fleet ends first."""
     home = Home()
     try:
         yield home
@@ -56,14 +56,15 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)  # set in an xdist worker
     if output is not None:
-        output["deselected"] = dict(session.config.stash[_deselected])
+        left_out = session.config.stash[_deselected]
+        output["deselected"] = dict(left_out)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     with contextlib.suppress(AttributeError, KeyError):  # a worker that crashed has no output
         # Each worker leaves out the same tests: one answer is enough.
-        node.config.stash[_deselected] = Counter(node.workeroutput["deselected"])
+        node.config.stash[_deselected] = Counter[str](node.workeroutput["deselected"])
 
 
 def pytest_terminal_summary(

@@ -1,4 +1,4 @@
-"""The ground: settings parse, scripts can be run, and the tests' own tools find what they are there to find."""
+"""The ground: settings parse, scripts can be run, the tests' own tools find what they must."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import protocol
 from tests.support.home import Home
 from tests.support.leaks import Held, assert_nothing_leaked
 from tests.support.leftovers import kill_all
@@ -56,8 +57,6 @@ def test_installed_command_is_the_command_line_of_the_supervisor() -> None:
 
 def test_tests_are_told_apart_from_the_packages_they_mirror() -> None:
     assert Path(sys.modules["tests"].__file__ or "") == PROJECT / "tests/__init__.py"
-    import protocol
-
     assert Path(protocol.__file__ or "") == PROJECT / "protocol/__init__.py"
 
 

@@ -1,1 +1,1 @@
-"""What a model may call, and the cage around it."""
+"""The tools a pod gives its model."""

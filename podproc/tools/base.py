@@ -1,7 +1,8 @@
 """What a tool is, and the registry through which every call goes.
 
-A tool is a pydantic model for its arguments, an async function and a description. Whatever goes wrong
-in a call becomes a result that the model can read and react to; only a cancellation passes through:
+A tool is a pydantic model for its arguments, an async function and a description. Whatever goes
+wrong in a call becomes a result that the model can read and react to; only a cancellation passes
+through:
 
     what                                     result
     unknown name, bad JSON, bad arguments    invalid_argument
@@ -9,17 +10,18 @@ in a call becomes a result that the model can read and react to; only a cancella
     the tool tried and failed                execution_failed
     a defect in the tool                     execution_failed, and handed to `on_defect`
 
-Checks run in order: arguments, policy, scope (inside the tool), tool. Arguments that cannot be parsed
-are never replaced by defaults: a tool runs with what the model said or not at all.
+Checks run in order: arguments, policy, scope (inside the tool), tool. Arguments that cannot be
+parsed are never replaced by defaults: a tool runs with what the model said or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,7 +33,8 @@ Policy: TypeAlias = Callable[[str, BaseModel], Awaitable[str | None]]
 """Asked before each call with the tool's name and arguments; a text is a refusal. May wait."""
 
 CONTENT_LIMIT = 64 * 1024
-SUMMARY_LIMIT = 400
+SUMMARY_LIMIT = 2048
+_FIRST_LINE = 400
 _CANCEL_GRACE_S = 1.5
 
 
@@ -68,14 +71,19 @@ class ToolArgs(BaseModel):
 
 
 class Tool(Protocol):
-    """A tool; `run` gets an instance of `Args` and raises ToolFailure."""
+    """A tool: three constants, and `run`, which gets an instance of `Args`."""
 
-    name: ClassVar[str]
-    description: ClassVar[str]
-    Args: ClassVar[type[BaseModel]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def Args(self) -> type[BaseModel]: ...
 
     async def run(self, args: Any, call: Call) -> ToolResult:
-        """Do the work; must end within two seconds of a cancellation, with all it started."""
+        """Do the work or raise ToolFailure; a cancellation ends it and its processes in 2 s."""
         ...
 
 
@@ -127,9 +135,7 @@ class Registry:
         tools = (self._tools[name][0] for name in self.names())
         return [ToolSchema(t.name, t.description, _schema(t.Args)) for t in tools]
 
-    async def call(
-        self, name: str, arguments: str | Mapping[str, Any], call: Call
-    ) -> ToolResult:
+    async def call(self, name: str, arguments: str | Mapping[str, Any], call: Call) -> ToolResult:
         """Run a tool with JSON text or parsed arguments; raises nothing but CancelledError."""
         try:
             tool = self._find(name)
@@ -154,7 +160,7 @@ class Registry:
     def _presentable(self, result: ToolResult) -> ToolResult:
         content = result.content
         return ToolResult(
-            cut_text(result.summary, SUMMARY_LIMIT * 4),
+            cut_text(result.summary, SUMMARY_LIMIT),
             None if content is None else cut_text(content, self._content_limit),
             result.is_error,
         )
@@ -163,14 +169,20 @@ class Registry:
 async def off_loop(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking work in a thread.
 
-    A cancelled caller waits up to 1.5 s for the work to end before the cancellation goes on, so that
-    what was started before a run's end is not still writing after it.
+    A cancelled caller waits up to 1.5 s for the work to end before the cancellation goes on, so
+    that what was started before a run's end is not still writing after it.
     """
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(None, lambda: work(*args, **kwargs))
+    return await off_loop_until(lambda stop: work(*args, **kwargs))
+
+
+async def off_loop_until(work: Callable[[threading.Event], T]) -> T:
+    """Run blocking work as `off_loop` does; the event is set when the caller is cancelled."""
+    stop = threading.Event()
+    future = asyncio.get_running_loop().run_in_executor(None, work, stop)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        stop.set()
         done, _ = await asyncio.wait({future}, timeout=_CANCEL_GRACE_S)
         for ended in done:
             ended.exception()  # nobody is left to hear of it
@@ -214,7 +226,7 @@ def _explain(error: ValidationError) -> str:
 
 def _error(kind: FailureKind, message: str) -> ToolResult:
     first = message.strip().partition("\n")[0]
-    short = first[:SUMMARY_LIMIT]
+    short = first[:_FIRST_LINE]
     return ToolResult(f"{kind}: {short}", None if short == message.strip() else message, True)
 
 

@@ -1,10 +1,11 @@
 """Read, Write and Edit.
 
-What a model changes it must have seen: `ReadTracker` remembers the hash of each whole file that was read
-or written, for as long as the process lives, and a file whose bytes are others by now must be read again
-first. The comparison happens with the directory open, right before the replacement.
+What a model changes it must have seen: `ReadTracker` remembers the hash of each whole file that was
+read or written, for as long as the process lives, and a file whose bytes are others by now must be
+read again first. The comparison happens with the directory open, right before the replacement.
 
-Changes of one file follow each other in the order of the calls, also where one batch edits it twice.
+Changes of one file follow each other in the order of the calls, also where one batch edits it
+twice.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class ReadTracker:
         """Raise ToolFailure unless the file's content is the one last seen."""
         seen = self._seen.get(path)
         if seen is None:
-            raise ToolFailure("execution_failed", f"{path} exists and was not read yet: Read it first")
+            raise ToolFailure(
+                "execution_failed", f"{path} exists and was not read yet: Read it first"
+            )
         if seen.digest != _digest(state.data):
             raise ToolFailure(
                 "execution_failed",
@@ -67,15 +70,15 @@ class ReadTracker:
             )
 
 
-@dataclass(slots=True)
 class Files:
     """What the file tools of one pod share. `on_denied(path, layer)` hears of refused writes."""
 
-    view: ScopeView
-    on_denied: Callable[[str, str], None]
-    tracker: ReadTracker
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, view: ScopeView, tracker: ReadTracker, *, on_denied: Callable[[str, str], None]
+    ) -> None:
+        self.view = view
+        self.tracker = tracker
+        self._on_denied = on_denied
         self._door = asyncio.Lock()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -89,14 +92,14 @@ class Files:
             try:
                 real = await off_loop(self.view.resolve, path, Permission.WRITE)
             except ScopeDenied as denied:
-                self.on_denied(denied.path, "file")
+                self._on_denied(denied.path, "file")
                 raise
             lock = self._locks.setdefault(real, asyncio.Lock())
             await lock.acquire()
         try:
             yield real
         except ScopeDenied as denied:
-            self.on_denied(denied.path, "file")
+            self._on_denied(denied.path, "file")
             raise
         finally:
             lock.release()
@@ -216,7 +219,7 @@ class Edit:
         self._files = files
 
     async def run(self, args: EditArgs, call: Call) -> ToolResult:
-        """Return a unified diff of what was changed; raises ToolFailure and changes nothing then."""
+        """Return a unified diff of the change; raises ToolFailure and changes nothing then."""
         async with self._files.change(args.file_path) as path:
             return await off_loop(self._edit, path, args)
 

@@ -1,20 +1,20 @@
-"""The files a pod may see and change: scope rules, the product's closed directories, and safe opening.
+"""The files a pod may see and change: scope rules, closed directories, and safe opening.
 
-Checking a path and then opening it by name is a race: between the two, a directory can become a link
-that leads elsewhere. So here a path is made canonical (links inside the scope are fine: they resolve to
-a real path, and that one is judged), and what was judged is then opened component by component from the
-root, no link followed. A link met on that walk appeared after the check; the whole attempt is repeated
-once and then refused. Changes happen relative to the open directory: a temporary file in it, fsync, and
-a rename onto the name that was judged.
+Checking a path and then opening it by name is a race: between the two, a directory can become a
+link that leads elsewhere. So here a path is made canonical (links inside the scope are fine: they
+resolve to a real path, and that one is judged), and what was judged is then opened component by
+component from the root, no link followed. A link met on that walk appeared after the check; the
+whole attempt is repeated once and then refused. Changes happen relative to the open directory: a
+temporary file in it, fsync, and a rename onto the name that was judged.
 
-Behind the rules stands a second gate: the product's own directories are closed whatever the rules say,
-but for one opening that may be read.
+Behind the rules stands a second gate: the product's own directories are closed whatever the rules
+say, but for one opening that may be read.
 
 Everything here but the constructor blocks; call it off the event loop.
 
-Not guaranteed: hard links made by others are not recognised; a replaced file keeps its mode and, where
-permitted, its owner, but not its ACL and extended attributes; two processes that replace one file within
-the same instant are not told of each other.
+Not guaranteed: hard links made by others are not recognised; a replaced file keeps its mode and,
+where permitted, its owner, but not its ACL and extended attributes; two processes that replace one
+file within the same instant are not told of each other.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ class FileState:
 class ScopeView:
     """The file system as one pod may use it.
 
-    `permission_at` answers for canonical paths and is asked anew each time, since a lend changes the
-    answer. `closed` directories give nothing; `opening`, inside one of them, may be read where the
-    rules allow it. `explain` may say why a path is refused, for instance who borrowed it.
+    `permission_at` answers for canonical paths and is asked anew each time, since a lend changes
+    the answer. `closed` directories give nothing; `opening`, inside one of them, may be read where
+    the rules allow it. `explain` may say why a path is refused, for instance who borrowed it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ScopeView:
         self._closed = tuple(canonical(path) for path in closed)
         self._opening = None if opening is None else canonical(opening)
         self._explain = explain
-        self.cwd = cwd
+        self.cwd = canonical(cwd)
 
     def permission(self, path: str) -> Permission | None:
         """Return what the pod may do at a canonical path, None for nothing."""
@@ -120,7 +120,10 @@ class ScopeView:
         """Return the entries of a directory, their stat known; raises ToolFailure."""
 
         def attempt(real: str) -> list[os.DirEntry[str]]:
-            with self._walk(f"{real.rstrip('/')}/.") as (folder, _), _opened(".", folder) as listing:
+            with (
+                self._walk(f"{real.rstrip('/')}/.") as (folder, _),
+                _opened(".", folder) as listing,
+            ):
                 entries = list(os.scandir(listing))
                 for entry in entries:  # stat goes through the descriptor, so it is asked for now
                     with contextlib.suppress(OSError):
@@ -135,8 +138,8 @@ class ScopeView:
         """Replace or make a file, atomically; returns canonical path, old state and new bytes.
 
         `change` gets the present state, None where there is no file, and returns the new bytes or
-        raises ToolFailure to leave everything as it is. Missing parents are made. The file keeps its
-        mode; a new one has what the umask leaves of 0666.
+        raises ToolFailure to leave everything as it is. Missing parents are made. The file keeps
+        its mode; a new one has what the umask leaves of 0666.
         """
 
         def attempt(real: str) -> tuple[str, FileState | None, bytes]:
@@ -203,16 +206,17 @@ def _open_at(name: str, flags: int, folder: int) -> int:
     try:
         return os.open(name, flags, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _is_link(name, folder)):
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _flips(name, folder)):
             raise _LinkInTheWay from error
         raise
 
 
-def _is_link(name: str, folder: int) -> bool:
+def _flips(name: str, folder: int) -> bool:
+    """Say whether what was no directory a moment ago is a link, or something else again by now."""
     try:
-        return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        return not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:
-        return True  # it is being exchanged this very moment
+        return True
 
 
 @contextmanager

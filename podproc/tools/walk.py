@@ -1,7 +1,8 @@
 """Finding files: a walk that stays within the readable scope, globs, and `.gitignore`.
 
-Globs mean what they mean to ripgrep: a pattern without a slash matches a name at any depth, one with a
-slash is anchored at the directory searched; `*` and `?` stop at slashes, `**` does not, `{a,b}` chooses.
+Globs mean what they mean to ripgrep: a pattern without a slash matches a name at any depth, one
+with a slash is anchored at the directory searched; `*` and `?` stop at slashes, `**` does not,
+`{a,b}` chooses.
 
 The walk lists only what may be read, enters no directory through a link, and never shows `.git`.
 """
@@ -13,12 +14,16 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from pathspec import GitIgnoreSpec
 
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import ScopeView
 from protocol.scope import Permission
+
+Choice: TypeAlias = Callable[[str, bool], bool | None]
+"""Asked with a relative path and whether it is a directory: in, out, or for others to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +52,36 @@ def walk(
     gitignore: bool,
     hidden: bool,
     links: bool = False,
+    choose: Choice = lambda relative, is_folder: None,
+    is_typed: Callable[[str], bool] | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Found]:
     """Yield the readable files below a canonical directory, in no particular order.
 
-    With `gitignore`, what the ignore files from the root down say is left out; without `hidden`,
-    names that begin with a dot. With `links`, links to readable files count as files.
+    With `links`, links to readable files count as files. What is left out is decided as ripgrep
+    does, the first to say anything being right: `choose`, the ignore files from the root down (with
+    `gitignore`), `is_typed` for files, and a leading dot (without `hidden`).
     """
+
+    start = _prefix_of(base)
+
+    def is_left_out(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool:
+        relative = path[len(start) :]
+        chosen = choose(relative, is_folder)
+        if chosen is not None:
+            return not chosen
+        ignored = _is_ignored(path, is_folder, ignores)
+        if not ignored and is_typed is not None and not is_folder:
+            return not is_typed(relative)
+        if ignored is not None:
+            return ignored
+        return not hidden and os.path.basename(path).startswith(".")
+
     above = _ignores_above(view, base) if gitignore else ()
     todo: list[tuple[str, tuple[_Ignore, ...]]] = [(base, above)]
     while todo and not is_stopped():
         folder, ignores = todo.pop()
-        prefix = "/" if folder == "/" else f"{folder}/"
+        prefix = _prefix_of(folder)
         try:
             entries = view.scan(folder)
         except ToolFailure:
@@ -67,15 +90,15 @@ def walk(
             ignores = (*ignores, *_ignore_of(view, prefix))
         for entry in entries:
             path = prefix + entry.name
-            if entry.name == ".git" or (not hidden and entry.name.startswith(".")):
-                continue
             is_folder = entry.is_dir(follow_symlinks=False)
-            if view.permission(path) is None or _is_ignored(path, is_folder, ignores):
+            if entry.name == ".git" or view.permission(path) is None:
+                continue
+            if is_left_out(path, is_folder, ignores):
                 continue
             if is_folder:
                 todo.append((path, ignores))
             elif (changed_at := _file_time(view, entry, path, links)) is not None:
-                yield Found(path[len(base.rstrip("/")) + 1 :], changed_at)
+                yield Found(path[len(start) :], changed_at)
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
@@ -124,6 +147,11 @@ def _glob_body(pattern: str) -> str:
     return "".join(out) + ")" * depth
 
 
+def _prefix_of(folder: str) -> str:
+    """Return what the paths below a canonical directory begin with."""
+    return "/" if folder == "/" else f"{folder}/"
+
+
 def _ignore_of(view: ScopeView, prefix: str) -> tuple[_Ignore, ...]:
     try:
         _, state = view.read(f"{prefix}.gitignore")
@@ -140,18 +168,16 @@ def _ignores_above(view: ScopeView, base: str) -> tuple[_Ignore, ...]:
     return tuple(ignore for folder in readable for ignore in _ignore_of(view, folder))
 
 
-def _is_ignored(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool:
+def _is_ignored(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool | None:
     asked = f"{path}/" if is_folder else path
     for ignore in reversed(ignores):  # the nearest file that says anything decides
         verdict = ignore.says(asked)
         if verdict is not None:
             return verdict
-    return False
+    return None
 
 
-def _file_time(
-    view: ScopeView, entry: os.DirEntry[str], path: str, links: bool
-) -> float | None:
+def _file_time(view: ScopeView, entry: os.DirEntry[str], path: str, links: bool) -> float | None:
     """Return when a file, or with `links` the file behind a link, was changed; None for others."""
     try:
         about = entry.stat(follow_symlinks=False)

@@ -1,1 +1,1 @@
-"""What tests share: a throw-away home, waiting with a deadline, and the gate that finds what was left behind."""
+"""What tests share: a throw-away home, waiting with a deadline, the gate that finds leaks."""

@@ -21,7 +21,7 @@ _PROJECT = Path(__file__).parents[2]
 
 
 class Home:
-    """A home, a work folder and an environment below one short path (a socket's path has 107 bytes)."""
+    """A home, a work folder and an environment, below a path short enough for a socket's name."""
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="ps", dir="/tmp"))
@@ -56,8 +56,8 @@ class Home:
     ) -> subprocess.CompletedProcess[str]:
         """Run one command in the work folder, without a terminal.
 
-        Raises AssertionError when the exit code is not (among) `ok`, None accepting any, or when a traceback was
-        printed; subprocess.TimeoutExpired after `timeout` seconds.
+        `ok` is the exit code wanted, or several, or None for any. Raises AssertionError on another
+        and on a printed traceback, subprocess.TimeoutExpired after `timeout` seconds.
         """
         done = subprocess.run(
             [*self.command, *args],
@@ -91,7 +91,7 @@ class Home:
         self.podsup("down", ok=None, timeout=40)
 
     def remove(self) -> None:
-        """End what is left, remove the folders, and raise AssertionError if there was a process or a socket."""
+        """End what is left, remove the folders; AssertionError if a process or socket was left."""
         processes, sockets = self.processes(), self.sockets()
         kill_all(self.root)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -1,8 +1,8 @@
 """What still lives of a folder: processes and sockets. As a program, the check that ends the demo.
 
-A process belongs to a folder when its environment, command line, working directory or an open file names
-it. All four are looked at, because each can be missing alone: a process title overwrites the environment,
-a shell may have started with an empty one, and a daemon leaves the directory it was started in.
+A process belongs to a folder when its environment, command line, working directory or an open file
+names it. All four are looked at, because each alone can be missing: a process title overwrites the
+environment, a shell may have started with an empty one, a daemon leaves the folder it began in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 def processes_of(root: Path) -> dict[int, str]:
-    """Return {pid: command line} of every live process of `root` but this one; zombies are not alive."""
+    """Return {pid: command line} of every live process of `root`; no zombies, and not this one."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

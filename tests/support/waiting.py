@@ -16,7 +16,8 @@ INTERVAL_S = 0.01
 def eventually(probe: Callable[[], T], what: str, timeout: float = 10) -> T:
     """Return the first truthy value of `probe`, asked every 10 ms for `timeout` seconds.
 
-    A probe that raises has not succeeded yet. Raises AssertionError naming `what` and the last value or error.
+    A probe that raises has not succeeded yet. Raises AssertionError with `what` and the last value
+    or error.
     """
     deadline = time.monotonic() + timeout
     last: object = None
@@ -34,7 +35,7 @@ def eventually(probe: Callable[[], T], what: str, timeout: float = 10) -> T:
 
 
 def wait_for_exit(pid: int, timeout: float = 10) -> None:
-    """Return when the process is gone or a zombie; raises AssertionError after `timeout` seconds."""
+    """Return when the process is gone or a zombie; AssertionError after `timeout` seconds."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,0 +1,84 @@
+"""What one request shows of the history, and how an interruption is closed. Pure.
+
+The log holds tool results in the order they finished; the model sees them in call order, right after the
+calls they answer. A call without a result is never sent: it is closed first, with a result that says the
+outcome is unknown, and nothing is ever executed a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from protocol.entries import Item, Message, SystemItem, ToolCall, ToolResult
+
+OUTCOME_UNKNOWN = "interrupted, outcome unknown: it may have had effects; check before you repeat it"
+NOT_STARTED = "interrupted before it started: it had no effect"
+
+NOTES = {
+    "user": "The previous run was stopped by the user before it was finished.",
+    "failure": "The previous run ended with an error before it was finished: {detail}",
+    "crash": "The previous run was cut by a crash of the process before it was finished.",
+}
+
+
+def in_call_order(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Return the items with each call's result right behind its group of calls, in call order."""
+    rows = list(items)
+    results = {item.call_id: item for item in rows if isinstance(item, ToolResult)}
+    out: list[Item] = []
+    group: list[ToolCall] = []
+    answered: set[str] = set()
+
+    def close_group() -> None:
+        for call in group:
+            if (result := results.get(call.call_id)) is not None:
+                out.append(result)
+                answered.add(call.call_id)
+        group.clear()
+
+    for item in rows:
+        if isinstance(item, ToolCall):
+            group.append(item)
+            out.append(item)
+            continue
+        if isinstance(item, ToolResult):
+            if group and item.call_id in {call.call_id for call in group}:
+                continue
+            if item.call_id in answered:
+                continue
+        close_group()
+        out.append(item)
+    close_group()
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Why the last run was not finished: `user`, `failure` (with its message) or `crash`."""
+
+    cause: str
+    detail: str = ""
+
+
+def closing_results(unanswered: Sequence[ToolCall], started: Iterable[str]) -> list[ToolResult]:
+    """Return a synthetic result for each call without one; `started` are the ids whose tool had begun."""
+    begun = set(started)
+    return [
+        ToolResult(
+            call_id=call.call_id,
+            summary=OUTCOME_UNKNOWN if call.call_id in begun else NOT_STARTED,
+            is_error=True,
+        )
+        for call in unanswered
+    ]
+
+
+def interrupt_note(cut: Cut) -> SystemItem:
+    """Return the note that tells the model the true cause."""
+    return SystemItem(kind="interrupt", body=NOTES[cut.cause].format(detail=cut.detail))
+
+
+def system_message(item: SystemItem) -> Message:
+    """Return what the model sees of a system item: its stored body, verbatim."""
+    return Message(role="system", content=item.body)

@@ -1,0 +1,367 @@
+"""The turn loop: notifications, request, stream, commit, tools, again. Provider-neutral.
+
+    drain notifications ─► request ─► stream ─► commit the answer ─► durable ─► tools ─► next turn
+                                         └─ no tool calls: finished
+
+Append before act: what the model answered is in the log before any of its tools starts, and durable before
+it has an effect. Nothing of an answer is committed before its terminal event, except what was finished when
+a stream broke and is continued; so nothing of a cancelled answer can leak into the next. Stopping is a
+cancellation of the task that runs `run()`: it returns what happened (`RunOver`), it never raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from podproc.engine.history import in_call_order
+from podproc.engine.retry import GiveUp, after_failure
+from podproc.models import base
+from podproc.models.base import ModelRequest, ProviderFailure, StreamCut
+from podproc.tools.base import Call, Registry
+from podproc.turn import Ending, RunOver
+from protocol import events as ev
+from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult, Usage
+from protocol.errors import ErrorBody, ErrorCode, PodsupError
+from protocol.manifest import Engine as EngineRules
+from protocol.status import AlertLevel, TurnResult
+
+
+class Recorder(Protocol):
+    """The one sink of everything a run produces: the log, the lanes, the history."""
+
+    def items(self) -> Sequence[Item]:
+        """The history so far."""
+
+    def used_answers(self) -> frozenset[int]:
+        """The scripted answers that are used up."""
+
+    def drain_notifications(self) -> None:
+        """Commit what waits in the notify buffer as system items."""
+
+    def commit_item(self, item: Item, block: int | str | None = None) -> None:
+        """Append one finished block of an answer, then publish it."""
+
+    def commit_result(self, result: ToolResult) -> None:
+        """Append one tool result, then publish it."""
+
+    def commit_usage(self, usage: Usage, answer: int | None) -> None:
+        """Append and publish the figures of one request."""
+
+    def commit_turn_end(self, result: TurnResult) -> None:
+        """Append and publish the end of a turn."""
+
+    async def sync(self) -> None:
+        """Return when everything appended is durable."""
+
+    def emit(self, event: ev.Event) -> None:
+        """Publish something that is not logged."""
+
+    def alert(self, level: AlertLevel, message: str) -> None:
+        """Tell people."""
+
+    def next_block(self) -> int:
+        """Return a block number that was not used in this incarnation."""
+
+    def turn_number(self) -> int:
+        """The number of the turn that begins now, over the whole session."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one stream has given so far."""
+
+    blocks: list[tuple[Item, int | str]] = field(default_factory=list)
+    figures: base.Figures | None = None
+    ended: base.Ended | None = None
+    started: bool = False
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [item for item, _ in self.blocks if isinstance(item, ToolCall)]
+
+
+class _Failed(Exception):
+    """The run cannot go on; carries the wire form."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.body = ErrorBody(code=code, message=message)
+
+
+Clock: TypeAlias = Callable[[], float]
+
+
+class EngineLoop:
+    """Runs one run at a time; `output` says whether the model or a tool has shown something."""
+
+    def __init__(
+        self,
+        *,
+        model: base.Model,
+        registry: Registry,
+        recorder: Recorder,
+        rules: EngineRules,
+        system_prompt: Callable[[], str],
+        clock: Clock,
+        dice: Callable[[], float],
+        progress: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        self._model = model
+        self._registry = registry
+        self._record = recorder
+        self._rules = rules
+        self._system_prompt = system_prompt
+        self._clock = clock
+        self._dice = dice
+        self._progress = progress
+        self._llm_calls = 0
+        self.output = False
+        self.running: set[str] = set()
+
+    async def run(self) -> RunOver:
+        """Run turns until something ends the run; cancel the task to stop it."""
+        self.output = False
+        self.running = set()
+        try:
+            return await self._turns()
+        except asyncio.CancelledError:
+            return RunOver(Ending.STOPPED, output=self.output)
+        except _Failed as failed:
+            return RunOver(Ending.FAILED, output=self.output, error=failed.body)
+        except PodsupError as error:
+            return RunOver(Ending.FAILED, output=self.output, error=error.to_body())
+        except Exception as error:
+            traceback.print_exc()
+            body = ErrorBody(code=ErrorCode.INTERNAL, message=f"{type(error).__name__}: {error}")
+            return RunOver(Ending.FAILED, output=self.output, error=body)
+
+    async def _turns(self) -> RunOver:
+        for turn in range(1, self._rules.max_turns + 1):
+            record = self._record
+            record.emit(ev.TurnStart(turn=record.turn_number()))
+            record.drain_notifications()
+            answer = await self._answer()
+            calls = answer.calls
+            if calls:
+                await self._run_tools(calls)
+            record.commit_turn_end(TurnResult.FINISHED)
+            assert answer.ended is not None
+            if calls:
+                if turn == self._rules.max_turns:
+                    break
+                continue
+            if answer.ended.stop_reason == "max_tokens":
+                return RunOver(Ending.LIMIT_REACHED, reason="max_tokens")
+            if not any(isinstance(item, Message) and item.content for item, _ in answer.blocks):
+                record.alert(AlertLevel.ERROR, "the model gave an empty answer")
+            return RunOver(Ending.FINISHED)
+        return RunOver(Ending.LIMIT_REACHED, reason="max_turns")
+
+    # -- one request
+
+    async def _answer(self) -> _Answer:
+        """Ask until an answer is complete; commit it. Continues a broken stream a few times."""
+        for attempt in range(1, self._rules.max_continuations + 2):
+            self._llm_calls += 1
+            number = self._llm_calls
+            self._record.emit(ev.LlmCallStart(llm_call=number))
+            self._progress("waiting for the model")
+            answer = _Answer()
+            cut = await self._ask(answer, number)
+            if cut is None:
+                self._commit(answer)
+            elif attempt <= self._rules.max_continuations:
+                answer.blocks = [b for b in answer.blocks if not isinstance(b[0], ToolCall)]
+                self._commit(answer)
+                self._record.emit(
+                    ev.LlmContinuation(
+                        llm_call=number,
+                        attempt=attempt,
+                        max_attempts=self._rules.max_continuations,
+                        reason=cut,
+                    )
+                )
+            self._record.emit(ev.LlmCallEnd(llm_call=number))
+            if cut is None:
+                return answer
+        raise _Failed(ErrorCode.PROVIDER_ERROR, f"the stream broke again and again: {cut}")
+
+    async def _ask(self, answer: _Answer, number: int) -> str | None:
+        """Stream one answer, with retries before its first event; return why it broke, or None."""
+        began = self._clock()
+        failed = 0
+        while True:
+            try:
+                await self._stream(answer)
+            except ProviderFailure as error:
+                problem = error
+            except TimeoutError:
+                what = "no more events came" if answer.started else "no first event came"
+                if answer.started:
+                    return f"{what} for {self._rules.timeouts.idle_s:g} s"
+                problem = ProviderFailure(what, retryable=True)
+            except StreamCut as error:
+                return str(error)
+            else:
+                return None if answer.ended else "the stream ended without its terminal event"
+            failed += 1
+            elapsed = self._clock() - began
+            verdict = after_failure(
+                self._rules.retry,
+                failed_attempt=failed,
+                elapsed_s=elapsed,
+                retryable=problem.retryable and not answer.started,
+                retry_after_s=problem.retry_after_s,
+                dice=self._dice(),
+            )
+            if isinstance(verdict, GiveUp):
+                status = f" (HTTP {problem.status})" if problem.status else ""
+                raise _Failed(
+                    ErrorCode.PROVIDER_ERROR, f"{problem.message}{status}; {verdict.why}"
+                )
+            self._record.emit(
+                ev.LlmRetry(
+                    llm_call=number,
+                    failed_attempt=failed,
+                    max_attempts=self._rules.retry.attempts,
+                    wait_ms=int(verdict.seconds * 1000),
+                    elapsed_ms=int(elapsed * 1000),
+                    status=problem.status,
+                    error=problem.message,
+                )
+            )
+            await asyncio.sleep(verdict.seconds)
+
+    async def _stream(self, answer: _Answer) -> None:
+        request = ModelRequest(
+            system_prompt=self._system_prompt(),
+            items=in_call_order(self._record.items()),
+            tools=tuple(self._registry.schemas()),
+            max_tokens=self._rules.max_tokens,
+            used=self._record.used_answers(),
+        )
+        numbers: dict[int, int] = {}
+        stream = self._model.stream(request)
+        try:
+            async for event in _timed(
+                stream, self._rules.timeouts.first_event_s, self._rules.timeouts.idle_s
+            ):
+                if not answer.started:
+                    answer.started = True
+                    self._progress("the model answers")
+                self._on_event(event, answer, numbers)
+        finally:
+            if isinstance(stream, contextlib.AbstractAsyncContextManager) or hasattr(
+                stream, "aclose"
+            ):
+                await stream.aclose()
+
+    def _on_event(
+        self, event: base.ModelEvent, answer: _Answer, numbers: dict[int, int]
+    ) -> None:
+        record = self._record
+
+        def number(block: int) -> int:
+            if block not in numbers:
+                numbers[block] = record.next_block()
+            return numbers[block]
+
+        match event:
+            case base.TextDelta(block, text):
+                self.output = True
+                record.emit(ev.TextDelta(block=number(block), text=text))
+            case base.TextDone(block, text):
+                self.output = self.output or bool(text)
+                record.emit(ev.TextDone(block=number(block), text=text))
+                if text:
+                    item = Message(role="assistant", content=text)
+                    answer.blocks.append((item, number(block)))
+            case base.ThinkingStart(block):
+                self.output = True
+                record.emit(ev.ThinkingStart(block=number(block)))
+            case base.ThinkingDelta(block, text):
+                record.emit(ev.ThinkingDelta(block=number(block), text=text))
+            case base.ThinkingDone(block, text, summary, encrypted, signature):
+                record.emit(ev.ThinkingDone(block=number(block), text=text))
+                thought = Reasoning(
+                    text=text,
+                    summary=summary,
+                    encrypted_content=encrypted,
+                    signature=signature,
+                )
+                answer.blocks.append((thought, number(block)))
+            case base.CallStart(call_id, name):
+                self.output = True
+                record.emit(ev.ToolCallStart(id=call_id, name=name))
+            case base.CallArgs(call_id, json):
+                record.emit(ev.ToolCallArgsDelta(id=call_id, json_=json))
+            case base.CallDone(call_id, name, arguments):
+                record.emit(ev.ToolCallDone(id=call_id, name=name, arguments=arguments))
+                call = ToolCall(call_id=call_id, name=name, arguments=arguments)
+                answer.blocks.append((call, call_id))
+            case base.Figures():
+                answer.figures = event
+            case base.Ended():
+                answer.ended = event
+
+    def _commit(self, answer: _Answer) -> None:
+        for item, block in answer.blocks:
+            self._record.commit_item(item, block)
+        if answer.figures is not None:
+            used = answer.figures.answer if answer.ended else None
+            self._record.commit_usage(answer.figures.usage, used)
+
+    # -- tools
+
+    async def _run_tools(self, calls: list[ToolCall]) -> None:
+        await self._record.sync()
+        room = asyncio.Semaphore(self._rules.max_parallel_tools)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for call in calls:
+                    group.create_task(self._run_tool(call, room))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _run_tool(self, call: ToolCall, room: asyncio.Semaphore) -> None:
+        async with room:
+            self.running.add(call.call_id)
+            self._progress(f"tool {call.name}")
+
+            def emit(stream: str, text: str) -> None:
+                self._record.emit(ev.ToolOutputDelta(id=call.call_id, stream=stream, text=text))
+
+            result = await self._registry.call(
+                call.name, call.arguments, Call(call_id=call.call_id, emit=emit)
+            )
+        self.output = True
+        self._record.commit_result(
+            ToolResult(
+                call_id=call.call_id,
+                summary=result.summary,
+                content=result.content,
+                is_error=result.is_error,
+            )
+        )
+
+
+async def _timed(
+    stream: AsyncIterator[base.ModelEvent], first_s: float, idle_s: float
+) -> AsyncIterator[base.ModelEvent]:
+    """Pass events on; raises TimeoutError when the next one takes too long."""
+    limit = first_s
+    while True:
+        try:
+            async with asyncio.timeout(limit):
+                event = await anext(stream)
+        except StopAsyncIteration:
+            return
+        limit = idle_s
+        yield event
+
+

@@ -1,0 +1,154 @@
+"""The notify buffer: what waits for the model, durable in every status.
+
+`inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per run that
+consumed some. The buffer is what the inbox has and neither the session's log nor a `delivered` mark names;
+so a run that is rolled back gives its messages back by itself, and a crash between log and mark delivers
+nothing twice. At most 128 wait; beyond that the oldest is dropped, with an alert.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from podproc.session.line import BadLine, decode_line, encode_line
+from protocol.base import Wire
+from protocol.entries import SystemItem
+from protocol.errors import Internal
+from protocol.status import Trigger
+
+CAPACITY = 128
+
+
+class Arrived(Wire):
+    """One message in the inbox. `from_parent`: the run that consumes it reports upward."""
+
+    kind: Literal["arrived"] = "arrived"
+    ts: int
+    id: str
+    item: SystemItem
+    wakes: bool
+    request: str = ""
+    from_parent: bool = False
+
+
+class Delivered(Wire):
+    """These were consumed by a run that has ended, or dropped."""
+
+    kind: Literal["delivered"] = "delivered"
+    ts: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One message in the buffer; `in_run` counts the run it arrived during (0: none)."""
+
+    message: Arrived
+    in_run: int
+
+
+class Inbox:
+    """The buffer and its file. `logged` are the ids that the session's log has."""
+
+    def __init__(self, path: Path, *, logged: Collection[str]) -> None:
+        self._path = path
+        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._requests: set[str] = set()
+        self._taken: list[Waiting] = []
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = self._load(logged)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, known)
+
+    def _load(self, logged: Collection[str]) -> int:
+        """Read the file; return the length up to its last newline (the rest was never committed)."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        length = data.rfind(b"\n") + 1
+        for line in data[:length].splitlines():
+            try:
+                fields = decode_line(line)
+            except BadLine:
+                continue  # one bad line must not keep a pod from starting; the file keeps it
+            if fields.get("kind") == "arrived":
+                message = Arrived.from_wire(fields)
+                self._requests.add(message.request)
+                self._waiting[message.id] = Waiting(message, 0)
+            elif fields.get("kind") == "delivered":
+                for message_id in Delivered.from_wire(fields).ids:
+                    self._waiting.pop(message_id, None)
+        for message_id in logged:
+            self._waiting.pop(message_id, None)
+        return length
+
+    def knows(self, request: str) -> bool:
+        """Whether this request's message was stored before."""
+        return bool(request) and request in self._requests
+
+    def store(self, message: Arrived, *, run: int) -> str | None:
+        """Write a message, then hold it; returns an alert when an older one had to go.
+
+        Raises Internal when it cannot be written: then nothing is held.
+        """
+        if message.id in self._waiting:
+            return None
+        self._write(message)
+        self._requests.add(message.request)
+        self._waiting[message.id] = Waiting(message, run)
+        if len(self._waiting) <= CAPACITY:
+            return None
+        oldest, _ = self._waiting.popitem(last=False)
+        self._write(Delivered(ts=message.ts, ids=(oldest,)))
+        return f"more than {CAPACITY} notifications wait; the oldest was dropped"
+
+    def take(self) -> list[Arrived]:
+        """Return all that waits, oldest first; it is consumed when the run ends well."""
+        taken = list(self._waiting.values())
+        self._waiting.clear()
+        self._taken += taken
+        return [waiting.message for waiting in taken]
+
+    def settle(self, ts: int) -> bool:
+        """The run has ended: mark what it consumed. True when a message of the parent was among it."""
+        taken, self._taken = self._taken, []
+        if taken:
+            self._write(Delivered(ts=ts, ids=tuple(w.message.id for w in taken)))
+        return any(waiting.message.from_parent for waiting in taken)
+
+    def give_back(self) -> None:
+        """The run was taken back: what it had consumed is in front again."""
+        for waiting in reversed(self._taken):
+            self._waiting[waiting.message.id] = waiting
+            self._waiting.move_to_end(waiting.message.id, last=False)
+        self._taken = []
+
+    def waking(self, *, since_run: int = 0) -> Trigger | None:
+        """Return what would start a run: the newest waking message that came in `since_run` or later."""
+        for waiting in reversed(self._waiting.values()):
+            if waiting.message.wakes and waiting.in_run >= since_run:
+                is_event = waiting.message.item.kind == "pod_event"
+                return Trigger.POD_EVENT if is_event else Trigger.NOTIFY
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _write(self, record: Wire) -> None:
+        line = encode_line(record)
+        before = os.fstat(self._fd).st_size
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            os.ftruncate(self._fd, before)
+            raise Internal(f"cannot write {self._path}: {error.strerror}") from error
+        if written != len(line):
+            os.ftruncate(self._fd, before)
+            raise Internal(f"cannot write {self._path}: the disk is full")

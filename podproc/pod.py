@@ -1,0 +1,560 @@
+"""The shell of one pod: sockets, tasks, and the carrying out of what `podproc.turn` says.
+
+One loop, one thread that decides. Each stimulus goes through `Turn.handle`, each instruction is a small
+method here, looked up by its type. What takes time (first and last appends of a run, the engine, an
+abandonment) is a task of its own that ends by handing in a stimulus; so the loop always turns, beats prove
+it, and shutdown, cancel and watchers are answered at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from podproc import turn as t
+from podproc.engine.loop import EngineLoop
+from podproc.link import Link, Now
+from podproc.models.base import Model, Places
+from podproc.models.scripted import ScriptedModel
+from podproc.notifications import Arrived, Inbox
+from podproc.output_log import rotate_output
+from podproc.queries import Queries, rewind_targets
+from podproc.recorder import Position, Recorder
+from podproc.session.store import SessionStore
+from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
+from podproc.watchers import Watchers
+from protocol import events as ev
+from protocol import methods as m
+from protocol.base import Wire
+from protocol.birth import Birth
+from protocol.control import Hello, Progress, Resume
+from protocol.entries import SystemItem
+from protocol.errors import (
+    Conflict,
+    ErrorBody,
+    ErrorCode,
+    Internal,
+    InvalidRequest,
+    PodsupError,
+)
+from protocol.ids import uuid7
+from protocol.lanes import Lanes
+from protocol.manifest import Scheme
+from protocol.pod_events import line_for_model
+from protocol.snapshot import Greeting, Snapshot
+from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
+from protocol.transport import Transport
+
+JOIN_JOBS_S = 5.0
+CONFIG_ERROR = 78
+"""Exit code of a pod whose birth it cannot live with: not retried."""
+
+
+def wall_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """A fresh UUIDv7."""
+    return uuid7(wall_ms(), os.urandom(10))
+
+
+PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
+
+
+class Pod:
+    """One incarnation. Built before anything is announced; `live` announces it and returns at its end."""
+
+    def __init__(
+        self,
+        birth: Birth,
+        transport: Transport,
+        *,
+        life_lock: int | None = None,
+        model: Model | None = None,
+        post_run_jobs: tuple[PostRunJob, ...] = (),
+    ) -> None:
+        self._birth = birth
+        self._manifest = birth.manifest
+        self._transport = transport
+        self._post_run_jobs = post_run_jobs
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._engine_task: asyncio.Task[None] | None = None
+        self._gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._doing = Progress(what="idle", since_ms=wall_ms())
+        self._record = Recorder(
+            SessionStore(Path(birth.data_dir)),
+            Position(birth.session_id, birth.segment_id),
+            wall_ms=wall_ms,
+            system_prompt=self._system_prompt,
+            config=self._config(),
+        )
+        self._record.open()
+        pod_dir = Path(birth.data_dir) / "pods" / self._manifest.name
+        self._inbox = Inbox(pod_dir / "inbox.jsonl", logged=self._record.state.delivered)
+        self._record.inbox = self._inbox
+        self._tools: Toolset = build_toolset(
+            birth,
+            life_lock=life_lock,
+            on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
+            on_defect=self._on_defect,
+        )
+        self._model = model or build_model(birth)
+        self._engine = EngineLoop(
+            model=self._model,
+            registry=self._tools.registry,
+            recorder=self._record,
+            rules=self._manifest.engine,
+            system_prompt=lambda: self._record.state.system_prompt or "",
+            clock=time.monotonic,
+            dice=random.random,
+            progress=self._progress,
+        )
+        restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
+        self._turn = t.Turn(restored, can_compact=False)
+        self._queries = Queries(
+            birth, self._record, self._tools.view, status=lambda: self._turn.state.status
+        )
+        self._lanes = Lanes(self._manifest.name, birth.incarnation)
+        self._watchers = Watchers(
+            transport,
+            birth.events_endpoint,
+            self._lanes,
+            snapshot=self.snapshot,
+            monotonic=time.monotonic,
+            wall_ms=wall_ms,
+        )
+        self._record.watchers = self._watchers
+        self._link = Link(
+            transport,
+            birth.control_endpoint,
+            token=birth.token,
+            hello=self._hello,
+            on_request=self._on_request,
+            now=self._now,
+            clock=time.monotonic,
+            new_id=new_id,
+        )
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    async def live(self) -> int:
+        """Say hello, close a crash, answer until told to leave; returns the exit code."""
+        await self._adopted()
+        self._beat()
+        cut = await self._record.close_crash()
+        if cut is not None:
+            error = ErrorBody(
+                code=ErrorCode.INTERRUPTED, message="the process died during the run"
+            )
+            self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
+        self._set_status(t.SetStatus(self._turn.state.status))
+        if (trigger := self._inbox.waking()) is not None:
+            self.feed(t.Woken(trigger))
+        return await self._gone
+
+    def leave(self) -> None:
+        """Take SIGTERM or SIGINT: the same as `shutdown`."""
+        self.feed(t.LeaveAsked())
+
+    async def _adopted(self) -> None:
+        """Say hello until the supervisor answers; raises what it refuses with."""
+        while True:
+            self._link.say_hello()
+            done, _ = await asyncio.wait({self._link.welcome}, timeout=2.0)
+            if done:
+                self._link.welcome.result()
+                return
+
+    def feed(self, stimulus: t.Stimulus) -> None:
+        """Let the machine decide, and carry it out in order."""
+        for instruction in self._turn.handle(stimulus):
+            self._do(instruction)
+
+    def _on_request(self, request: t.Request) -> None:
+        if self._repeated(request):
+            self._link.reply(request, m.Accepted())
+        else:
+            self.feed(t.Asked(request))
+
+    def _repeated(self, request: t.Request) -> bool:
+        """Whether an earlier incarnation took this very request: the log and the inbox remember."""
+        match request.method:
+            case m.Run() | m.Resume():
+                return request.id in self._record.state.request_ids
+            case m.Notify():
+                return self._inbox.knows(request.id)
+            case m.PodEventMethod(event_id=event_id):
+                return self._inbox.knows(event_id)
+            case _:
+                return False
+
+    # -- carrying out -------------------------------------------------------------------------------
+
+    def _do(self, instruction: t.Instruction) -> None:
+        match instruction:
+            case t.Reply(request, None):
+                self._link.reply(request, m.Accepted())
+            case t.Reply(request, error):
+                assert error is not None
+                self._link.refuse(request, error)
+            case t.Answer(request):
+                self._spawn(self._answer(request))
+            case t.Store(request, wakes):
+                self._store(request, wakes)
+            case t.RecordChild():
+                pass  # the tools' list of children comes with the tools
+            case t.Begin(plan, close):
+                self._spawn(self._begin(plan, close))
+            case t.PublishBegin():
+                self._record.publish_begin()
+            case t.SetStatus():
+                self._set_status(instruction)
+            case t.StartEngine(plan, stop):
+                self._start_engine(stop)
+            case t.StopEngine():
+                if self._engine_task is not None:
+                    self._engine_task.cancel()
+            case t.Close():
+                self._spawn(self._close(instruction))
+            case t.PublishRunEnd(plan, result, reason, error_body):
+                taken = plan.input if result is RunResult.ROLLED_BACK else None
+                self._publish_end(result, plan.request_id, reason, error_body, taken)
+            case t.Report():
+                pass  # a pod without a parent has nobody to tell
+            case t.StartPostRunJobs(result):
+                for job in self._post_run_jobs:
+                    self._spawn(self._run_job(job, result), self._jobs)
+            case t.Abandon(request):
+                self._spawn(self._abandon(request))
+            case t.StartCompaction() | t.StopCompaction():
+                pass  # the machine is told that there is no compactor
+            case t.PublishCompaction(new_segment_id, error_text):
+                self._record.emit(
+                    ev.CompactDone(new_segment_id=new_segment_id)
+                    if new_segment_id
+                    else ev.CompactFailed(error=error_text or "")
+                )
+            case t.Rewind(request):
+                self._rewind(request)
+            case t.Leave():
+                self._spawn(self._leave())
+
+    def _spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        among: set[asyncio.Task[None]] | None = None,
+    ) -> asyncio.Task[None]:
+        tasks = self._tasks if among is None else among
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            traceback.print_exception(error)
+            if not self._gone.done():
+                self._gone.set_result(1)
+
+    def _store(self, request: t.Request, wakes: bool) -> None:
+        try:
+            alert = self._inbox.store(_arrived(request, wakes), run=self._record.run_number)
+        except PodsupError as error:
+            self._link.refuse(request, error)
+            return
+        if alert is not None:
+            self._record.alert(AlertLevel.WARN, alert, AlertSource.POD)
+        self.feed(t.Stored(request, wakes))
+
+    async def _begin(self, plan: t.RunPlan, close: t.ClosePrevious) -> None:
+        try:
+            await self._record.begin(plan, close)
+        except PodsupError as error:
+            self.feed(t.BeginFailed(error))
+        except OSError as error:
+            self.feed(t.BeginFailed(Internal(f"the session cannot be written: {error}")))
+        else:
+            self.feed(t.Begun())
+
+    def _start_engine(self, stop: t.StopWish | None) -> None:
+        if stop is not None:
+            self.feed(t.RunOver(t.Ending.STOPPED, output=False))
+            return
+        self._engine_task = self._spawn(self._run_engine())
+
+    async def _run_engine(self) -> None:
+        over = await self._engine.run()
+        self._engine_task = None
+        self.feed(over)
+
+    async def _close(self, end: t.Close) -> None:
+        self._progress("closing the run")
+        error: ErrorBody | None = None
+        try:
+            if end.result is RunResult.ROLLED_BACK:
+                self._record.take_back()
+            else:
+                await self._record.end(end.result, end.reason, end.error, abandon=end.abandon)
+        except PodsupError as failure:
+            error = failure.to_body()
+            self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
+        waiting = self._inbox.waking() is not None
+        arrived = self._inbox.waking(since_run=self._record.run_number) is not None
+        from_parent = False
+        if end.result is not RunResult.ROLLED_BACK and error is None:
+            from_parent = self._inbox.settle(wall_ms())
+        self._progress("idle")
+        self.feed(
+            t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
+        )
+
+    async def _abandon(self, request: t.Request) -> None:
+        try:
+            await self._record.abandon()
+        except PodsupError as error:
+            self.feed(t.Abandoned(request, Internal(f"the abandonment was not logged: {error}")))
+        else:
+            self.feed(t.Abandoned(request))
+
+    def _rewind(self, request: t.Request) -> None:
+        method = request.method
+        assert isinstance(method, m.RewindTo)
+        try:
+            reply = self._apply_rewind(method)
+        except PodsupError as error:
+            self._link.refuse(request, error)
+            return
+        self._record.emit(
+            ev.RewindApplied(
+                segment_id=reply.segment_id,
+                head_entries=reply.head_entries,
+                input=reply.input,
+                summary=reply.summary,
+            )
+        )
+        self._set_status(t.SetStatus(PodStatus.IDLE))
+        self._link.reply(request, reply)
+
+    def _apply_rewind(self, method: m.RewindTo) -> m.Rewound:
+        record, target = self._record, method.target
+        head = record.head_entries
+        if target.segment_id != record.segment_id:
+            raise InvalidRequest("rewinding to an earlier segment: not available in this version")
+        if method.expected_head_entries != head:
+            raise Conflict(
+                f"the log has {head} entries, not {method.expected_head_entries}; look again",
+                head_entries=head,
+            )
+        index = target.user_input_entry_index
+        if index not in {row.user_input_entry_index for row in rewind_targets(record)}:
+            raise InvalidRequest(f"entry {index} is no user input")
+        before = record.state
+        given_back = record.rewind_to(index)
+        after = record.state
+        return m.Rewound(
+            segment_id=record.segment_id or "",
+            head_entries=record.head_entries,
+            input=given_back,
+            summary=ev.RewindSummary(
+                discarded_entries=head - record.head_entries,
+                discarded_turns=before.turn_count - after.turn_count,
+                tools_ran=tool_calls(before) - tool_calls(after),
+            ),
+        )
+
+    async def _answer(self, request: t.Request) -> None:
+        try:
+            result: Wire = await self._queries.answer(request)
+        except PodsupError as error:
+            self._link.refuse(request, error)
+        else:
+            self._link.reply(request, result)
+
+    async def _run_job(self, job: PostRunJob, result: RunResult) -> None:
+        try:
+            await job(result)
+        except Exception as error:
+            message = f"a job after the run failed: {type(error).__name__}: {error}"
+            self._record.emit(ev.ErrorEvent(code=ErrorCode.INTERNAL, message=message))
+            self._record.alert(AlertLevel.ERROR, message, AlertSource.POD)
+
+    async def _leave(self) -> None:
+        self._progress("leaving")
+        self._record.emit(ev.Shutdown())
+        if self._jobs:
+            await asyncio.wait(self._jobs, timeout=min(JOIN_JOBS_S, self._manifest.stop_grace_s))
+        for job in list(self._jobs):
+            job.cancel()
+        await self._tools.close()
+        self._record.close()
+        if not self._gone.done():
+            self._gone.set_result(0)
+
+    # -- telling ------------------------------------------------------------------------------------
+
+    def _set_status(self, status: t.SetStatus) -> None:
+        self._record.emit(ev.Status(status=status.status, flags=status.flags))
+
+    def _publish_end(
+        self,
+        result: RunResult,
+        request_id: str | None,
+        reason: str | None,
+        error: ErrorBody | None,
+        taken: tuple[Any, ...] | None = None,
+    ) -> None:
+        if error is not None:
+            self._record.emit(ev.ErrorEvent(code=error.code, message=error.message))
+        self._record.emit(
+            ev.RunEnd(
+                result=result, request_id=request_id, reason=reason, input=taken, error=error
+            )
+        )
+
+    def _beat(self) -> None:
+        self._link.beat(self._manifest.name, self._birth.incarnation, self._doing)
+        self._watchers.tick()
+        rotate_output(self._manifest.logs)
+        asyncio.get_running_loop().call_later(self._birth.beat_interval_s, self._beat)
+
+    def _progress(self, what: str) -> None:
+        self._doing = Progress(what=what, since_ms=wall_ms())
+
+    def _now(self) -> Now:
+        return Now(self._turn.state.status, self._lanes.seqs())
+
+    def _hello(self) -> Hello:
+        state = self._record.state
+        return Hello(
+            pod=self._manifest.name,
+            incarnation=self._birth.incarnation,
+            endpoint=self._birth.events_endpoint,
+            pid=os.getpid(),
+            resume=Resume(
+                status=self._turn.state.status,
+                session_id=self._record.session_id,
+                segment_id=self._record.segment_id,
+                turn=state.turn_count,
+                context_tokens=self._record.context_tokens(),
+                context_window=self._model.context_window,
+                usage=state.usage,
+                tasked="task" in state.request_ids,
+            ),
+        )
+
+    def snapshot(self) -> Snapshot:
+        """The pod at this moment, in one uninterrupted step."""
+        return Snapshot(
+            segment_id=self._record.segment_id,
+            head_entries=self._record.head_entries,
+            tail=self._record.tail(),
+            greeting=self._greeting(),
+            status=self._turn.state.status,
+            flags=self._turn.state.flags,
+            in_flight=self._watchers.blocks.view(),
+            alerts=tuple(self._record.alerts),
+            seqs=self._lanes.seqs(),
+            usage=self._record.state.usage,
+        )
+
+    def _greeting(self) -> Greeting:
+        return Greeting(
+            pod_name=self._manifest.name,
+            incarnation=self._birth.incarnation,
+            cwd=self._manifest.cwd,
+            workspace=self._manifest.workspace,
+            provider=self._model.provider,
+            model=self._model.model_id,
+            scope_summary=summary_of(self._tools.scope),
+            delegation_summary=summary_of(self._manifest.delegation_scope),
+            sandbox=sandbox(),
+            tools=tuple(self._tools.registry.names()),
+            context_window=self._model.context_window,
+            context_tokens=self._record.context_tokens(),
+        )
+
+    def _system_prompt(self) -> str:
+        manifest = self._manifest
+        writes = ", ".join(summary_of(manifest.scope).write) or "nowhere"
+        parts = [
+            manifest.engine.instruction or "",
+            f"You are the agent {manifest.name}. Your working directory is {manifest.cwd}. "
+            f"You may write: {writes}.",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "model": {
+                "scheme": self._manifest.model.scheme.value,
+                "model_id": self._manifest.model.model_id,
+            },
+            "engine": self._manifest.engine.to_wire(),
+        }
+
+    def _on_defect(self, error: Exception) -> None:
+        traceback.print_exception(error)
+        self._record.alert(
+            AlertLevel.ERROR, f"a tool failed unexpectedly: {type(error).__name__}: {error}"
+        )
+
+
+def tool_calls(state: Any) -> int:
+    """How many tool results a state's history holds."""
+    return sum(1 for item in state.history if item.kind == "tool_result")
+
+
+def build_model(birth: Birth) -> Model:
+    """Return the adapter of the manifest's scheme; raises InvalidRequest for one not built in."""
+    manifest = birth.manifest
+    if manifest.model.scheme is not Scheme.SCRIPTED:
+        raise InvalidRequest(f"model.scheme {manifest.model.scheme}: not available in this version")
+    places = Places(
+        pod=manifest.name,
+        cwd=manifest.cwd,
+        workspace=manifest.workspace,
+        fleet=manifest.fleet,
+        incarnation=birth.incarnation,
+    )
+    return ScriptedModel(manifest.model, places)
+
+
+def _arrived(request: t.Request, wakes: bool) -> Arrived:
+    match request.method:
+        case m.Notify(message=message):
+            item = SystemItem(kind="notification", body=message)
+            key = request.id
+        case m.PodEventMethod(event_id=event_id, event=event):
+            item = SystemItem(kind="pod_event", body=line_for_model(event))
+            key = event_id
+        case other:
+            raise AssertionError(other.method)
+    return Arrived(ts=wall_ms(), id=key, item=item, wakes=wakes, request=key)
+
+
+def build_validators() -> None:
+    """Build what is built at first use, so that no pod has to: for the zygote, before it forks."""
+    from protocol import control, entries, methods, snapshot, wire
+
+    for models in (
+        ev.EVENTS.values(),
+        methods.METHODS.values(),
+        entries.ENTRY_KINDS,
+        (Birth, Hello, control.Welcome, Snapshot, Greeting, Progress, Resume),
+        (wire.ForwardHeader, wire.ReplyHeader, wire.BeatHeader, wire.EventHeader),
+        (m.Accepted, m.History, ErrorBody, Arrived),
+    ):
+        for model in models:
+            model.model_rebuild()
+
+

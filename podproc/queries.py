@@ -1,0 +1,146 @@
+"""What a pod answers without changing: history, rewind targets, completions, visible pods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from podproc.recorder import Recorder
+from podproc.session.replay import Replayed
+from podproc.tools.base import ToolFailure, off_loop
+from podproc.tools.fsview import ScopeView
+from podproc.toolset import summary_of
+from podproc.turn import Request
+from protocol import methods as m
+from protocol.base import Wire
+from protocol.birth import Birth
+from protocol.entries import ToolResult
+from protocol.errors import Forbidden, InvalidRequest, NotVisible
+from protocol.scope import Permission
+from protocol.segments import flatten
+from protocol.status import PodStatus, Relation
+
+MOST_COMPLETIONS = 100
+PREVIEW = 120
+
+
+class Queries:
+    """Answers reads of one pod; `status` is its own word at this moment."""
+
+    def __init__(
+        self,
+        birth: Birth,
+        record: Recorder,
+        view: ScopeView,
+        *,
+        status: Callable[[], PodStatus],
+    ) -> None:
+        self._birth = birth
+        self._record = record
+        self._view = view
+        self._status = status
+
+    async def answer(self, request: Request) -> Wire:
+        """Return the typed reply; raises PodsupError."""
+        match request.method:
+            case m.GetHistory() as asked:
+                return self._history(asked)
+            case m.ListRewindTargets():
+                rows = tuple(reversed(rewind_targets(self._record)))
+                return m.RewindTargets(head_entries=self._record.head_entries, targets=rows)
+            case m.ListCompletions(kind="file", prefix=prefix):
+                entries = await off_loop(complete_path, self._view, prefix)
+                return m.Completions(entries=tuple(entries))
+            case m.ListCompletions():
+                return m.Completions(entries=())
+            case m.ListPods():
+                return m.PodRows(pods=(self._self_row(),))
+            case m.InspectPod(name=name):
+                self._require_self(name)
+                return m.Inspected(pod=self._detail())
+            case m.RestorePod(name=name):
+                self._require_self(name)
+                return m.Restored(name=name, outcome="already_live")
+            case m.RegisterPeer():
+                raise InvalidRequest("peers: not available in this version")
+            case m.ScopeLend() if request.sender != "":
+                raise Forbidden("scope_lend comes from the supervisor only")
+            case m.ScopeLend():
+                raise InvalidRequest("lending: not available in this version")
+            case other:
+                raise InvalidRequest(f"{other.method}: nothing answers this")
+
+    def _history(self, asked: m.GetHistory) -> m.History:
+        segment, first, entries, head = self._record.history(
+            asked.segment_id,
+            asked.since.index if asked.since else None,
+            asked.before.index if asked.before else None,
+            asked.limit,
+        )
+        return m.History(
+            segment_id=segment, first_index=first, entries=entries, head_entries=head
+        )
+
+    def _require_self(self, name: str) -> None:
+        if name != self._birth.manifest.name:
+            raise NotVisible(f"pod {name} is not visible to {self._birth.manifest.name}")
+
+    def _self_row(self) -> m.PodRow:
+        manifest = self._birth.manifest
+        return m.PodRow(
+            name=manifest.name,
+            relation=Relation.SELF,
+            status=self._status(),
+            reachable=True,
+            restorable=True,
+            parent=self._birth.parent,
+            scope_summary=summary_of(manifest.scope),
+        )
+
+    def _detail(self) -> m.PodDetail:
+        return m.PodDetail(
+            **dict(self._self_row()),
+            incarnation=self._birth.incarnation,
+            session_id=self._record.session_id,
+            segment_id=self._record.segment_id,
+            usage=self._record.state.usage,
+            context_tokens=self._record.context_tokens(),
+        )
+
+
+def rewind_targets(record: Recorder) -> list[m.RewindTarget]:
+    """Return every user input of the active segment, oldest first."""
+    state: Replayed = record.state
+    tools = any(isinstance(item, ToolResult) for item in state.history)
+    return [
+        m.RewindTarget(
+            segment_id=record.segment_id or "",
+            user_input_entry_index=submitted.entry_index,
+            turn_index=number,
+            timestamp_ms=submitted.ts,
+            preview=flatten(submitted.segments)[:PREVIEW],
+            warning="tools ran in this session; their effects stay" if tools else None,
+        )
+        for number, submitted in enumerate(state.user_segments, 1)
+    ]
+
+
+def complete_path(view: ScopeView, prefix: str) -> list[m.Completion]:
+    """Return paths below the cwd that begin with `prefix` and may be read, directories first."""
+    folder, _, start = prefix.rpartition("/")
+    base = os.path.join(view.cwd, folder) if folder else view.cwd
+    try:
+        entries = view.scan(base)
+    except ToolFailure:
+        return []
+    rows = [
+        m.Completion(
+            value=f"{folder}/{entry.name}" if folder else entry.name,
+            is_dir=entry.is_dir(follow_symlinks=False),
+        )
+        for entry in entries
+        if entry.name.startswith(start)
+        and view.permission(os.path.join(base, entry.name)) in (Permission.READ, Permission.WRITE)
+    ]
+    rows.sort(key=lambda row: (not row.is_dir, row.value))
+    return rows[:MOST_COMPLETIONS]

@@ -1,0 +1,432 @@
+"""The one writer of a pod's history: log, mirror and log lane move together, in that order.
+
+Every entry is appended to the segment, then folded into the mirror (`Replayed`), then published. What the
+model is asked with, what a watcher is shown and what a restart finds are therefore the same thing. The
+recorder also knows how runs begin, end, and are taken back; it decides nothing about when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from podproc.engine.history import Cut, closing_results, interrupt_note
+from podproc.notifications import Inbox
+from podproc.session.log import SegmentLog
+from podproc.session.replay import EMPTY, Replayed, apply, fold
+from podproc.session.store import SessionStore
+from podproc.turn import ClosePrevious, RunPlan
+from podproc.watchers import Watchers
+from protocol import entries as en
+from protocol import events as ev
+from protocol.entries import Item, SystemItem, ToolCall, ToolResult, Usage
+from protocol.errors import ErrorBody, ErrorCode, InvalidRequest
+from protocol.segments import Segment
+from protocol.snapshot import ALERTS_KEPT, TAIL_BYTES, TAIL_ENTRIES, AlertRecord
+from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
+
+HISTORY_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a segment of a session is, or will be."""
+
+    session_id: str
+    segment_id: str
+
+
+class Recorder:
+    """The history of one pod. `watchers` is set once the publisher is bound; before, nothing is published."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        position: Position,
+        *,
+        wall_ms: Callable[[], int],
+        system_prompt: Callable[[], str],
+        config: dict[str, Any],
+    ) -> None:
+        self._store = store
+        self._position = position
+        self._wall_ms = wall_ms
+        self._render_prompt = system_prompt
+        self._config = config
+        self._log: SegmentLog | None = None
+        self._before_run: Replayed = EMPTY
+        self._begun_at = 0
+        self._to_publish: list[tuple[int, en.Entry]] = []
+        self._blocks = 0
+        self._runs = 0
+        self.state: Replayed = EMPTY
+        self.alerts: list[AlertRecord] = []
+        self.watchers: Watchers | None = None
+        self.inbox: Inbox | None = None
+
+    # -- opening and reading ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the session where there is one; a repaired tail becomes an alert. Raises LogDamaged."""
+        path = self._store.path(self._position.session_id, self._position.segment_id)
+        if not path.exists():
+            return
+        self._log, restored = SegmentLog.open(path)
+        self.state = restored.state
+        for note in restored.notes:
+            self.alert(AlertLevel.WARN, note)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session, once its first record is on disk."""
+        return self._position.session_id if self._log else None
+
+    @property
+    def segment_id(self) -> str | None:
+        """The active segment, once its first record is on disk."""
+        return self._log.segment_id if self._log else None
+
+    @property
+    def head_entries(self) -> int:
+        """How many entries the active segment holds."""
+        return self._log.head_entries if self._log else 0
+
+    @property
+    def run_number(self) -> int:
+        """Counts the runs of this incarnation."""
+        return self._runs
+
+    def tail(self) -> tuple[en.Entry, ...]:
+        """The last entries, as many as a snapshot carries."""
+        return self._log.tail(TAIL_ENTRIES, TAIL_BYTES)[1] if self._log else ()
+
+    def history(
+        self, segment_id: str | None, since: int | None, before: int | None, limit: int
+    ) -> tuple[str | None, int, tuple[en.Entry, ...], int]:
+        """Return (segment, first index, entries, head); raises InvalidRequest for an unknown segment."""
+        if self._log is None:
+            return None, 0, (), 0
+        log = self._log
+        if segment_id is not None and segment_id != log.segment_id:
+            return self._earlier(segment_id, since, before, limit)
+        if since is not None:
+            entries = log.read(since, limit, max_bytes=HISTORY_BYTES)
+            return log.segment_id, since, entries, log.head_entries
+        first, entries = log.tail(limit, HISTORY_BYTES, before=before)
+        return log.segment_id, first, entries, log.head_entries
+
+    def _earlier(
+        self, segment_id: str, since: int | None, before: int | None, limit: int
+    ) -> tuple[str | None, int, tuple[en.Entry, ...], int]:
+        path = self._store.path(self._position.session_id, segment_id)
+        if not path.exists():
+            raise InvalidRequest(f"the session has no segment {segment_id}")
+        log, _ = SegmentLog.open(path)
+        try:
+            if since is not None:
+                entries = log.read(since, limit, max_bytes=HISTORY_BYTES)
+                return segment_id, since, entries, log.head_entries
+            first, entries = log.tail(limit, HISTORY_BYTES, before=before)
+            return segment_id, first, entries, log.head_entries
+        finally:
+            log.close()
+
+    # -- a run --------------------------------------------------------------------------------------
+
+    async def begin(self, plan: RunPlan, close: ClosePrevious) -> None:
+        """Commit what a run begins with, durably; it is published by `publish_begin`.
+
+        Raises LogProblem; then there is no run, and what was written of it is taken back.
+        """
+        log = self._log or self._create()
+        closing = self._closing(close)
+        if closing:
+            self._append(*closing)
+        self._before_run, self._begun_at = self.state, log.head_entries
+        now = self._wall_ms()
+        first: list[en.Entry] = [
+            en.Invoke(ts=now, trigger=plan.trigger, request_id=plan.request_id)
+        ]
+        if plan.input:
+            first.append(en.UserInput(ts=now, segments=plan.input))
+        self._append(*first)
+        try:
+            await log.sync()
+        except Exception:
+            if log.broken is None:
+                self._cut_to(self._begun_at, self._before_run)
+            raise
+        self._runs += 1
+
+    def publish_begin(self) -> None:
+        """Publish what `begin` committed."""
+        pending, self._to_publish = self._to_publish, []
+        for index, entry in pending:
+            self._publish_entry(index, entry, None)
+
+    def closing_for(self, close: ClosePrevious) -> list[en.Entry]:
+        """Return the entries that close an interruption: a result per open call, and the note if it is due."""
+        return self._closing(close)
+
+    async def end(
+        self, result: RunResult, reason: str | None, error: ErrorBody | None, *, abandon: bool
+    ) -> None:
+        """Commit the end of a run that is not taken back, durably."""
+        now = self._wall_ms()
+        if result is RunResult.ERRORED:
+            body = error or ErrorBody(code=ErrorCode.INTERNAL, message="unknown failure")
+            last: en.Entry = en.RunErrored(ts=now, code=body.code, message=body.message)
+        else:
+            last = en.RunCompleted(ts=now, result=result, reason=reason)
+        self.commit(last)
+        if abandon:
+            self._commit_abandonment()
+        await self.sync()
+        self._clear_blocks()
+
+    def take_back(self) -> None:
+        """Take the run back whole: log, mirror, and the notifications it had consumed."""
+        assert self._log is not None
+        self._cut_to(self._begun_at, self._before_run)
+        if self.inbox is not None:
+            self.inbox.give_back()
+        self._clear_blocks()
+        self.emit(
+            ev.LogCut(
+                segment_id=self._log.segment_id,
+                head_entries=self._log.head_entries,
+                reason="rollback",
+            )
+        )
+
+    async def abandon(self) -> None:
+        """Give up a paused run: close its orphans, log the note and `paused_turn_abandoned`."""
+        self._commit_abandonment()
+        await self.sync()
+
+    async def close_crash(self) -> en.Invoke | None:
+        """Close a run that a crash cut, once; return its `invoke`, None where there was none open."""
+        cut = self.state.open_run
+        if cut is None:
+            return None
+        for result in self._results():
+            self.commit(en.ToolResultEntry(ts=self._wall_ms(), item=result))
+        self.commit(
+            en.RunErrored(
+                ts=self._wall_ms(),
+                code=ErrorCode.INTERRUPTED,
+                message="the process died during the run",
+                interrupted=True,
+            )
+        )
+        await self.sync()
+        return cut
+
+    def rewind_to(self, index: int) -> tuple[Segment, ...]:
+        """Cut the log before the user input at `index` (with its `invoke`); return that input."""
+        assert self._log is not None
+        entries = self._log.read(0, self._log.head_entries)
+        wanted = entries[index]
+        assert isinstance(wanted, en.UserInput)
+        start = index - 1 if isinstance(entries[index - 1], en.Invoke) else index
+        self._cut_to(start, fold(entries[:start]))
+        self.emit(
+            ev.LogCut(segment_id=self._log.segment_id, head_entries=start, reason="rewind")
+        )
+        return wanted.segments
+
+    # -- what the engine produces -------------------------------------------------------------------
+
+    def items(self) -> Sequence[Item]:
+        """The history so far."""
+        return self.state.history
+
+    def used_answers(self) -> frozenset[int]:
+        """The scripted answers that are used up."""
+        return self.state.used_answers
+
+    def drain_notifications(self) -> None:
+        """Commit what waits in the notify buffer as system items."""
+        for message in self.inbox.take() if self.inbox else ():
+            item = message.item.model_copy(update={"id": message.id})
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=item))
+
+    def commit_item(self, item: Item, block: int | str | None = None) -> None:
+        """Append one finished block of an answer, then publish it."""
+        self.commit(en.AssistantItem(ts=self._wall_ms(), item=item), block)
+        if isinstance(item, ToolCall) and self.watchers is not None:
+            self.watchers.blocks.run_call(item.call_id, item.name, item.arguments)
+
+    def commit_result(self, result: ToolResult) -> None:
+        """Append one tool result, then publish it."""
+        self.commit(en.ToolResultEntry(ts=self._wall_ms(), item=result), result.call_id)
+        self.emit(
+            ev.ToolResultEvent(
+                id=result.call_id,
+                summary=result.summary,
+                output=result.content,
+                is_error=result.is_error,
+            )
+        )
+
+    def commit_usage(self, usage: Usage, answer: int | None) -> None:
+        """Append and publish the figures of one request."""
+        self.commit(
+            en.LlmUsage(
+                ts=self._wall_ms(),
+                history_len=len(self.state.history),
+                answer=answer,
+                **dict(usage),
+            )
+        )
+        self.emit(
+            ev.usage_event(usage, turn=self.turn_number(), context_tokens=self.context_tokens())
+        )
+
+    def commit_turn_end(self, result: TurnResult) -> None:
+        """Append and publish the end of a turn."""
+        turn = self.turn_number()
+        self.commit(en.TurnEnd(ts=self._wall_ms(), turn_count=turn))
+        self.emit(ev.TurnEnd(turn=turn, result=result))
+
+    def turn_number(self) -> int:
+        """The number of the turn that is in progress, or begins next, over the whole session."""
+        return self.state.turn_count + 1
+
+    def next_block(self) -> int:
+        """Return a block number that was not used in this incarnation."""
+        self._blocks += 1
+        return self._blocks
+
+    def context_tokens(self) -> int:
+        """Tokens of the next request: the last measured ones, and a quarter of the bytes since."""
+        history = self.state.history
+        if not self.state.usage_history:
+            return _rough_tokens(history)
+        last = self.state.usage_history[-1]
+        measured = (
+            last.input_tokens
+            + last.output_tokens
+            + last.cache_read_tokens
+            + last.cache_write_tokens
+        )
+        return measured + _rough_tokens(history[last.history_len :])
+
+    def commit(self, entry: en.Entry, block: int | str | None = None) -> None:
+        """Append, fold, publish."""
+        index = self._append(entry)
+        self._to_publish.clear()
+        self._publish_entry(index, entry, block)
+
+    async def sync(self) -> None:
+        """Return when everything appended is durable."""
+        if self._log is not None:
+            await self._log.sync()
+
+    def emit(self, event: ev.Event) -> None:
+        """Publish something that is not logged."""
+        if self.watchers is not None:
+            self.watchers.publish(event)
+
+    def alert(
+        self, level: AlertLevel, message: str, source: AlertSource = AlertSource.ENGINE
+    ) -> None:
+        """Tell people; the last 512 are part of every snapshot."""
+        record = AlertRecord(
+            level=level, source=source, message=message, timestamp_ms=self._wall_ms()
+        )
+        self.alerts = [*self.alerts[-(ALERTS_KEPT - 1) :], record]
+        self.emit(ev.Alert(**dict(record)))
+
+    def close(self) -> None:
+        """Close the log and the inbox."""
+        if self._log is not None:
+            self._log.close()
+        if self.inbox is not None:
+            self.inbox.close()
+
+    # -- inside -------------------------------------------------------------------------------------
+
+    def _create(self) -> SegmentLog:
+        first = en.SegmentStart(
+            ts=self._wall_ms(),
+            session_id=self._position.session_id,
+            system_prompt=self._render_prompt(),
+            config=self._config,
+        )
+        path = self._store.path(self._position.session_id, self._position.segment_id)
+        self._log = SegmentLog.create(path, first)
+        self.state = apply(self.state, first)
+        self._to_publish.append((0, first))
+        return self._log
+
+    def _append(self, *entries: en.Entry) -> int:
+        assert self._log is not None
+        first = self._log.append(*entries)
+        for offset, entry in enumerate(entries):
+            self.state = apply(self.state, entry)
+            self._to_publish.append((first + offset, entry))
+        return first
+
+    def _cut_to(self, head: int, state: Replayed) -> None:
+        assert self._log is not None
+        self._log.cut(head)
+        self.state = state
+        self._to_publish.clear()
+
+    def _results(self) -> list[ToolResult]:
+        open_calls = self.state.unanswered
+        return closing_results(open_calls, started=[call.call_id for call in open_calls])
+
+    def _closing(self, close: ClosePrevious) -> list[en.Entry]:
+        now = self._wall_ms()
+        out: list[en.Entry] = [en.ToolResultEntry(ts=now, item=r) for r in self._results()]
+        if close is ClosePrevious.RESULTS_AND_NOTE and (note := self._note()) is not None:
+            out.append(en.SystemItemEntry(ts=now, item=note))
+        return out
+
+    def _note(self) -> SystemItem | None:
+        last = self.state.last_result
+        if not self.state.note_due or last is None:
+            return None
+        if isinstance(last, en.RunErrored):
+            cause = "crash" if last.interrupted else "failure"
+            return interrupt_note(Cut(cause, last.message))
+        return interrupt_note(Cut("user"))
+
+    def _commit_abandonment(self) -> None:
+        for entry in self._closing(ClosePrevious.RESULTS_AND_NOTE):
+            self.commit(entry)
+        self.commit(en.PausedTurnAbandoned(ts=self._wall_ms()))
+
+    def _clear_blocks(self) -> None:
+        if self.watchers is not None:
+            self.watchers.blocks.clear()
+
+    def _publish_entry(self, index: int, entry: en.Entry, block: int | str | None) -> None:
+        if self.watchers is None or self._log is None:
+            return
+        if block is not None:
+            self.watchers.blocks.leave(block)
+        where = {"segment_id": self._log.segment_id, "index": index, "ts": entry.ts}
+        self.watchers.publish(_event_of(entry, where, block))
+
+
+def _rough_tokens(items: Sequence[Item]) -> int:
+    """A quarter of the bytes: there is no tokenizer."""
+    return sum(len(str(item)) for item in items) // 4
+
+
+def _event_of(entry: en.Entry, where: dict[str, Any], block: int | str | None) -> ev.Event:
+    match entry:
+        case en.Invoke(trigger=trigger, request_id=request_id):
+            return ev.InvokeStart(**where, trigger=trigger, request_id=request_id)
+        case en.UserInput(segments=segments):
+            return ev.UserMessage(**where, segments=segments)
+        case en.SystemItemEntry(item=item):
+            return ev.SystemItemEvent(**where, item=item)
+        case en.SegmentStart():
+            return ev.SegmentRotated(**where, entry=entry)
+        case _:
+            return ev.EntryEvent(**where, entry=entry, block=block)

@@ -1,0 +1,461 @@
+"""The keeper: the process below which lives everything that a pod runs.
+
+    pod ── outer ── inner ── shell ── whatever it starts          one socket: pod ⇄ inner
+                                                                  outer watches, inner serves
+
+It is run as a script of the standard library alone (20 ms to readiness), single-threaded, and
+imports nothing of the project. It exists so that *nothing outlives the pod*, with no supervisor
+alive, whatever a command did to get away: setsid, double forks, ignored signals, a cleared
+environment.
+
+Level `pidns` (where the kernel lets us): inner is pid 1 of a pid namespace with its own /proc. When
+pid 1 dies the kernel kills all that is in there. Level `subreaper`: outer and inner are child
+subreapers, so an orphan lands with them and not with init; whoever ends sweeps: stop everything,
+kill everything, reap, until the kernel itself says "no children" (ECHILD), which also means no
+descendants.
+
+Who notices what:
+
+    the pod dies or hangs up    outer: PDEATHSIG (parent re-checked), and HUP on the socket
+    inner dies                  outer: its pidfd
+    outer dies                  inner: PDEATHSIG (pidns), HUP on the tether (only outer holds it)
+
+Outer leaves last: it kills inner, waits for it, which returns only when the kernel has reaped the
+whole namespace, and sweeps what was handed to it. Both hold the pod's life lock without ever using
+it, so "the lock can be taken" means that the pod and all it started are gone.
+
+Each command's shell is a session leader and a child subreaper itself (that survives exec), so its
+whole tree can be found by walking children from it for as long as it lives. A tree is killed by
+stopping, scan after scan, until two scans find nobody new, and only then killing: a stopped process
+forks nothing. What a shell leaves behind is handed to inner and is that command's background job.
+
+Messages are frames of a 4-byte length and JSON; a `run` brings its output descriptor along
+(SCM_RIGHTS).
+
+    pod → inner   run{id, argv, cwd, env} + fd    kill{id}    jobs{}
+    inner → pod   started{id, pid}   failed{id, error}   exited{id, code | signal, left: [job]}
+                  killed{id}         jobs{jobs: [{id, pid, command, age_s}]}
+    outer → pod   hello{level, inner}
+
+Pids in messages are those the commands themselves see; only `inner` is the pod's view.
+
+Not guaranteed: at level `subreaper`, outer and inner killed in one stroke leave their tree behind
+(the supervisor's net is for that), and a process that changed its user (sudo) cannot be killed, so
+the keeper waits for it. Where outer itself is killed, the lock can be free some milliseconds before
+the last process is gone. Orphans of a shell's orphan are reported with id 0 when they have also
+left its session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+PIDNS = "pidns"
+SUBREAPER = "subreaper"
+NO_NAMESPACE = 77
+"""Exit code of outer: a pid namespace was made and could not be used; try `subreaper`."""
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWPID = 0x20000000
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+_MS_REC_SLAVE = 0x4000 | 1 << 19
+_COMMAND_SHOWN = 300
+
+
+class PodGone(Exception):
+    """The socket to the pod is closed."""
+
+
+class Process:
+    """A child of inner: a command's shell, or an orphan of one."""
+
+    def __init__(self, command_id: int, pid: int, command: str, *, is_shell: bool) -> None:
+        self.id = command_id
+        self.pid = pid
+        self.command = command
+        self.is_shell = is_shell
+        self.since = time.monotonic()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the job as messages carry it."""
+        age = round(time.monotonic() - self.since, 3)
+        command = self.command or command_line(self.pid)
+        return {"id": self.id, "pid": self.pid, "command": command, "age_s": age}
+
+
+def main(argv: list[str]) -> int:
+    """Be the keeper of a pod: argv is socket, pod's pid, level to try first, life lock (or -1)."""
+    sock = socket.socket(fileno=int(argv[0]))
+    pod, level, life_lock = int(argv[1]), argv[2], int(argv[3])
+    for fd in (sock.fileno(), life_lock):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+    wake = _wake_on(signal.SIGTERM)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != pod:
+        return 0
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if level == PIDNS:
+        try:
+            _libc("unshare", _CLONE_NEWPID)
+        except OSError:
+            level = SUBREAPER
+    tether, tied = os.pipe()
+    is_ready, ready = os.pipe()
+    inner = os.fork()
+    if inner == 0:
+        os.close(tied)
+        os.close(is_ready)
+        _be_inner(sock, tether, ready, level)
+    os.close(tether)
+    os.close(ready)
+    if not os.read(is_ready, 1):
+        os.waitpid(inner, 0)
+        return NO_NAMESPACE if level == PIDNS else 1
+    try:
+        send(sock, {"kind": "hello", "level": level, "inner": inner})
+        _wait_for_the_end(sock, wake, inner)
+    except PodGone:
+        pass
+    os.kill(inner, signal.SIGKILL)
+    os.waitpid(inner, 0)
+    end_everything()
+    return 0
+
+
+def _be_inner(sock: socket.socket, tether: int, ready: int, level: str) -> NoReturn:
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if level == PIDNS:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _enter_namespace()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        wake = _wake_on(signal.SIGCHLD)
+        os.write(ready, b"1")
+        os.close(ready)
+        Inner(sock).serve(tether, wake)
+        end_everything()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def _enter_namespace() -> None:
+    """Give this pid namespace its own /proc; mounts made outside still arrive here, none leave."""
+    _libc("unshare", _CLONE_NEWNS)
+    _libc("mount", b"none", b"/", None, _MS_REC_SLAVE, None)
+    _libc("mount", b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None)
+
+
+def _wait_for_the_end(sock: socket.socket, wake: int, inner: int) -> None:
+    inner_ended = os.pidfd_open(inner)
+    poll = select.poll()
+    poll.register(sock, 0)  # HUP is always reported; what can be read is inner's
+    poll.register(wake, select.POLLIN)
+    poll.register(inner_ended, select.POLLIN)
+    poll.poll()
+
+
+class Inner:
+    """Serves the pod: starts, lists and kills commands, and reports their ends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._received = bytearray()
+        self._descriptors: list[int] = []
+        self._living: dict[int, Process] = {}
+        self._sessions: dict[int, int] = {}
+        self._dying: set[int] = set()
+
+    def serve(self, tether: int, wake: int) -> None:
+        """Serve until the pod or outer is gone."""
+        poll = select.poll()
+        for fd in (self._sock.fileno(), tether, wake):
+            poll.register(fd, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if tether in ready:
+                    return
+                if wake in ready:
+                    os.read(wake, 4096)
+                self._reap()
+                if self._sock.fileno() in ready:
+                    self._receive()
+        except PodGone:
+            return
+
+    def _receive(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, 1 << 16, 8)
+        except OSError as error:
+            raise PodGone from error
+        if not data:
+            raise PodGone
+        self._received += data
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+        self._descriptors += descriptors
+        for message in take_frames(self._received):
+            kind = message["kind"]
+            if kind == "run":
+                self._run(message, self._descriptors.pop(0))
+            elif kind == "kill":
+                self._dying.add(message["id"])
+                self._kill(message["id"])
+                self._settle()
+            elif kind == "jobs":
+                self._adopt([])
+                jobs = [process.describe() for process in self._living.values()]
+                send(self._sock, {"kind": "jobs", "jobs": jobs})
+
+    def _run(self, message: dict[str, Any], output: int) -> None:
+        command_id, argv = message["id"], message["argv"]
+        try:
+            pid = spawn(argv, message["cwd"], message["env"], output)
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or "out of memory"
+            send(self._sock, {"kind": "failed", "id": command_id, "error": reason})
+            return
+        finally:
+            os.close(output)
+        shown = argv[-1][:_COMMAND_SHOWN]
+        self._living[pid] = Process(command_id, pid, shown, is_shell=True)
+        self._sessions[pid] = command_id
+        send(self._sock, {"kind": "started", "id": command_id, "pid": pid})
+
+    def _kill(self, command_id: int) -> None:
+        kill_trees(lambda: [p.pid for p in self._living.values() if p.id == command_id])
+
+    def _reap(self) -> None:
+        ended: list[tuple[Process, int]] = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            process = self._living.pop(pid, None)
+            if process is not None:
+                ended.append((process, status))
+        self._adopt([process.id for process, _ in ended])
+        for process, status in ended:
+            if process.is_shell:
+                self._report_exit(process, os.waitstatus_to_exitcode(status))
+        self._settle()
+
+    def _adopt(self, ended: list[int]) -> None:
+        """Take in what became our child: by its session, else as left by what has just ended.
+
+        Of two commands that ended together the one not being killed gets it: all the other's
+        processes have their SIGKILL already.
+        """
+        heirs = [i for i in ended if i not in self._dying] or ended
+        for pid in children(os.getpid()):
+            if pid not in self._living:
+                heir = self._sessions.get(_stat(pid)[1]) or (heirs[0] if heirs else 0)
+                self._living[pid] = Process(heir, pid, "", is_shell=False)
+
+    def _report_exit(self, shell: Process, code: int) -> None:
+        left = [p.describe() for p in self._living.values() if p.id == shell.id]
+        if not left:
+            self._sessions.pop(shell.pid, None)
+        how = {"code": code} if code >= 0 else {"signal": -code}
+        send(self._sock, {"kind": "exited", "id": shell.id, "left": left, **how})
+
+    def _settle(self) -> None:
+        for command_id in list(self._dying):
+            if any(process.id == command_id for process in self._living.values()):
+                self._kill(command_id)
+            else:
+                self._dying.discard(command_id)
+                send(self._sock, {"kind": "killed", "id": command_id})
+
+
+def spawn(argv: list[str], cwd: str, environment: dict[str, str], output: int) -> int:
+    """Start a command as session leader and child subreaper; returns its pid, raises OSError.
+
+    Waits for the exec, so that what goes wrong up to there is told, with what was tried.
+    """
+    trouble, failed = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(argv, cwd, environment, output, failed)
+    os.close(failed)
+    with open(trouble, "rb") as file:
+        message = file.read()
+    if message:
+        os.waitpid(pid, 0)
+        raise OSError(0, message.decode("utf-8", "replace"))
+    return pid
+
+
+def _become(
+    argv: list[str], cwd: str, environment: dict[str, str], output: int, failed: int
+) -> NoReturn:
+    doing = "cannot start a process"
+    try:
+        os.setsid()
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        doing = f"cannot enter {cwd}"
+        os.chdir(cwd)
+        doing = f"cannot run {argv[0]}"
+        os.execvpe(argv[0], argv, environment)
+    except BaseException as error:
+        reason = getattr(error, "strerror", None) or repr(error)
+        os.write(failed, f"{doing}: {reason}".encode("utf-8", "replace"))
+    finally:
+        os._exit(127)
+
+
+def end_everything() -> None:
+    """Kill all descendants until the kernel knows of no child, so of no descendant, any more."""
+    try:
+        while True:
+            kill_trees(lambda: children(os.getpid()))
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+    except ChildProcessError:
+        return
+
+
+def kill_trees(roots: Callable[[], Iterable[int]]) -> None:
+    """Stop the trees until two scans in a row find nobody new, then kill all that was found."""
+    found: set[int] = set()
+    quiet = 0
+    while quiet < 2:
+        new = set(tree(roots())) - found
+        for pid in new:
+            _signal(pid, signal.SIGSTOP)
+        found |= new
+        quiet = 0 if new else quiet + 1
+    for pid in found:
+        _signal(pid, signal.SIGKILL)
+
+
+def tree(roots: Iterable[int]) -> list[int]:
+    """Return the roots and all their descendants; a snapshot that may already be wrong."""
+    found = list(roots)
+    for pid in found:
+        found += children(pid)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of a process, of all its threads; none for one that is gone."""
+    if not os.path.exists("/proc/thread-self/children"):
+        return children_by_parent(pid)
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass  # gone, and its children with it or handed on: the next scan sees them
+    return found
+
+
+def children_by_parent(pid: int) -> list[int]:
+    """Return the children by a look at every process, where the kernel lists none."""
+    everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [other for other in everyone if _stat(other)[0] == pid]
+
+
+def command_line(pid: int) -> str:
+    """Return a process's arguments as one line, empty for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return ""
+    return b" ".join(words).decode("utf-8", "replace")[:_COMMAND_SHOWN]
+
+
+def _stat(pid: int) -> tuple[int, int]:
+    """Return (parent, session) of a process, zeros for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0
+    return int(fields[1]), int(fields[3])
+
+
+def send(sock: socket.socket, message: dict[str, Any]) -> None:
+    """Send one message; raises PodGone."""
+    try:
+        sock.sendall(frame(message))
+    except OSError as error:
+        raise PodGone from error
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """Return a message as it travels."""
+    body = json.dumps(message).encode()
+    return struct.pack("!I", len(body)) + body
+
+
+def take_frames(received: bytearray) -> list[dict[str, Any]]:
+    """Take the whole messages out of what was received and leave the rest."""
+    messages: list[dict[str, Any]] = []
+    while len(received) >= 4:
+        end = 4 + struct.unpack_from("!I", received)[0]
+        if len(received) < end:
+            break
+        messages.append(json.loads(received[4:end]))
+        del received[:end]
+    return messages
+
+
+def _wake_on(number: signal.Signals) -> int:
+    """Have a signal make a pipe readable, and nothing else; returns the pipe."""
+    wake, written = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    signal.signal(number, lambda number, frame: None)
+    return wake
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # of another user: no more to do
+        os.kill(pid, number)
+
+
+def _prctl(option: int, value: int) -> None:
+    _libc("prctl", option, value, 0, 0, 0)
+
+
+def _libc(function: str, *args: Any) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    wide = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
+    if getattr(library, function)(*wide) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

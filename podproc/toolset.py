@@ -1,0 +1,113 @@
+"""The tools of one pod, put together from its birth: scope view, keeper, registry, policy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from podproc.tools.base import Registry
+from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
+from podproc.tools.fsview import ScopeView
+from podproc.tools.keeper_client import Keeper
+from podproc.tools.output import OutputStore
+from podproc.tools.policy import policy_of
+from podproc.tools.search import Glob, Grep
+from podproc.tools.shell import Bash, command_environment
+from protocol.birth import Birth
+from protocol.scope import Permission, Scope, ScopeRule, canonical, effective_permission
+from protocol.snapshot import Sandbox, ScopeSummary
+
+UNPROTECTED = (
+    "shell commands are not caged: they can read and write whatever this user can",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """What the pod runs its model's calls with; `close` proves that all of it is gone."""
+
+    registry: Registry
+    view: ScopeView
+    keeper: Keeper
+    shell: Bash
+    scope: Scope
+
+    async def close(self) -> None:
+        """End every command and everything the commands started."""
+        await self.keeper.close()
+        await self.shell.close()
+
+
+def build_toolset(
+    birth: Birth,
+    *,
+    life_lock: int | None,
+    on_denied: Callable[[str, str], None],
+    on_defect: Callable[[Exception], None],
+) -> Toolset:
+    """Make the directories, the view and the tools; raises OSError or DuplicateTool."""
+    manifest = birth.manifest
+    output_dir = Path(birth.data_dir) / "pods" / manifest.name / "bash-output"
+    output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scope = _with_output_rule(manifest.scope, str(output_dir))
+    for rule in scope.allow:
+        if rule.permission is Permission.WRITE and not os.path.exists(rule.target):
+            os.makedirs(rule.target)
+    view = ScopeView(
+        lambda path: effective_permission(scope, path),
+        cwd=manifest.cwd,
+        closed=birth.product_dirs,
+        opening=str(output_dir),
+    )
+    environment = command_environment(
+        {
+            **os.environ,
+            "PODSUP_POD": manifest.name,
+            "PODSUP_FLEET": manifest.fleet,
+            "PODSUP_INCARNATION": str(birth.incarnation),
+            "PODSUP_COOKIE": birth.cookie,
+        }
+    )
+    registry = Registry(
+        policy=policy_of(manifest.permissions),
+        on_defect=on_defect,
+        content_limit=manifest.engine.tool_output,
+    )
+    keeper = Keeper(environment=environment, life_lock=life_lock)
+    files = Files(view, ReadTracker(), on_denied=on_denied)
+    shell = Bash(
+        keeper,
+        cwd=manifest.cwd,
+        environment=environment,
+        store=OutputStore(str(output_dir)),
+    )
+    for tool in (
+        Read(files),
+        Write(files),
+        Edit(files),
+        Glob(view),
+        Grep(view, keeper=keeper, environment=environment),
+        shell,
+    ):
+        registry.register(tool, "core")
+    return Toolset(registry, view, keeper, shell, scope)
+
+
+def summary_of(scope: Scope) -> ScopeSummary:
+    """Return the paths that a scope lets read and write, for people."""
+    return ScopeSummary(
+        read=tuple(r.target for r in scope.allow if r.permission is Permission.READ),
+        write=tuple(r.target for r in scope.allow if r.permission is Permission.WRITE),
+    )
+
+
+def sandbox() -> Sandbox:
+    """Return how well commands are confined in this version."""
+    return Sandbox(level="none", unprotected=UNPROTECTED)
+
+
+def _with_output_rule(scope: Scope, output_dir: str) -> Scope:
+    rule = ScopeRule(target=canonical(output_dir), permission=Permission.READ)
+    return scope.model_copy(update={"allow": (*scope.allow, rule)})

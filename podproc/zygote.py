@@ -1,0 +1,162 @@
+"""The fork server: one thread, everything imported, garbage frozen; it only forks.
+
+Every pod is forked from here, in about the time the kernel needs to copy a page table, instead of paying a
+second of imports each. What makes that safe:
+
+  - exactly one thread and no ZeroMQ context, ever; it refuses to fork otherwise;
+  - `gc.collect(); gc.freeze()` before the first fork: a later collection in a child would copy every page;
+  - the child keeps stdio (its log file) and its life lock, and closes every other descriptor.
+
+It watches its children without reaping them (`WNOWAIT`): a pid stays a zombie, and so cannot be reused,
+until the supervisor has settled the death and says `reap`. When the zygote dies its children, dead or
+alive, become the supervisor's (a subreaper) with their status intact; when its channel closes it exits.
+Messages: `protocol.transport.fork_channel`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from typing import Any
+
+from protocol.transport.fork_channel import ChannelClosed, MessageReader, send_message
+
+
+def preload() -> None:
+    """Import all that a pod needs: nothing new may be imported after the fork."""
+    import asyncio.base_events  # noqa: F401
+    import ctypes  # noqa: F401
+    import random  # noqa: F401
+
+    import podproc.__main__
+    import podproc.pod
+    import protocol.birth
+
+    protocol.birth.Birth.model_rebuild()
+    podproc.pod.build_validators()
+
+
+class Zygote:
+    """Serves one supervisor over one channel."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader = MessageReader(channel)
+        self._children: dict[int, int] = {}
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+
+    def serve(self) -> None:
+        """Fork on request until the channel closes."""
+        send_message(self._channel, {"op": "ready", "pid": os.getpid()})
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._channel.fileno():
+                    for message, fds in self._reader.read():
+                        self._on_message(message, fds)
+                else:
+                    self._on_exit(fd)
+
+    def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message["op"]:
+            case "fork":
+                self._fork(message, fds)
+            case "reap":
+                self._reap(int(message["pid"]))
+
+    def _fork(self, message: dict[str, Any], fds: list[int]) -> None:
+        reply: dict[str, Any] = {"op": "fork_failed", "id": message["id"]}
+        log, life_lock = fds
+        try:
+            if threading.active_count() != 1:
+                raise RuntimeError(f"the zygote has {threading.active_count()} threads")
+            pid = os.fork()
+            if pid == 0:
+                self._become_pod(message["birth"], log, life_lock)
+            pidfd = os.pidfd_open(pid)
+        except (OSError, RuntimeError) as error:
+            send_message(self._channel, reply | {"error": str(error)})
+            return
+        finally:
+            os.close(log)
+            os.close(life_lock)
+        self._children[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+        send_message(
+            self._channel,
+            {"op": "forked", "id": message["id"], "pid": pid, "fds": 1},
+            [pidfd],
+        )
+
+    def _become_pod(self, birth: bytes, log: int, life_lock: int) -> None:
+        """Never returns: the child lives and ends here."""
+        code = 70
+        try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            for fd in (int(name) for name in os.listdir("/proc/self/fd")):
+                if fd > 2 and fd != life_lock:
+                    try:
+                        os.close(fd)
+                    except OSError:
+                        continue  # the listing's own descriptor
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            from podproc.__main__ import live
+
+            code = live(birth, life_lock)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _on_exit(self, pidfd: int) -> None:
+        """Report a death; the zombie stays until `reap`."""
+        pid = self._children[pidfd]
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if result is None:
+            return
+        self._poll.unregister(pidfd)
+        del self._children[pidfd]
+        os.close(pidfd)
+        by_code = result.si_code == os.CLD_EXITED
+        send_message(
+            self._channel,
+            {"op": "exited", "pid": pid, "code" if by_code else "signal": result.si_status},
+        )
+
+    def _reap(self, pid: int) -> None:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return  # reaped before: the request was repeated
+
+
+def main() -> None:
+    """Run as `python -m podproc.zygote FD`; ends when the channel closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    preload()
+    gc.collect()
+    gc.freeze()
+    try:
+        Zygote(channel).serve()
+    except ChannelClosed:
+        return
+
+
+if __name__ == "__main__":
+    main()

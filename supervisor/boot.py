@@ -1,0 +1,88 @@
+"""What a supervisor is started with, and the starting: one process, one message in, one message out.
+
+The command that starts a fleet has read and checked its file; the daemon gets the result over its stdin and
+says over an inherited pipe whether it is up. So a file is read once, and every refusal reaches the person
+who typed the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from protocol.base import Wire
+from protocol.errors import ErrorBody, Internal, error_from_body
+from protocol.manifest import PodManifest, SupervisorTable
+
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+class Boot(Wire):
+    """One fleet to supervise; paths absolute. `wait` is `ready` or `idle`: what the first operation awaits."""
+
+    fleet: str
+    file: str
+    workspace: str
+    home: str | None = None
+    supervisor: SupervisorTable = SupervisorTable()
+    pods: tuple[PodManifest, ...] = ()
+    fresh: bool = False
+    operation: str
+    wait: str = "ready"
+    atomic: bool = False
+
+
+class Up(Wire):
+    """The daemon's one word to whoever started it."""
+
+    pid: int
+    error: ErrorBody | None = None
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without anything that looks like a secret: /proc shows it to every command."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not any(word in name.upper() for word in SECRET_WORDS)
+    }
+
+
+def launch(boot: Boot, log: Path) -> int:
+    """Start the daemon and return its pid once it answers; raises the PodsupError it refused with."""
+    reading, writing = os.pipe()
+    with log.open("ab") as output:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.daemon", str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=clean_environment(os.environ),
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    os.close(writing)
+    assert daemon.stdin is not None
+    try:
+        daemon.stdin.write(boot.model_dump_json(by_alias=True).encode())
+        daemon.stdin.close()
+    except BrokenPipeError:
+        pass  # it says why, or its log does
+    with os.fdopen(reading, "rb") as answer:
+        said = answer.read()
+    if not said:
+        daemon.wait()
+        raise Internal(
+            f"the supervisor ended while it started (exit code {daemon.returncode})",
+            next_step=f"see {log}",
+        )
+    up = Up.from_wire(json.loads(said))
+    if up.error is not None:
+        daemon.wait()
+        raise error_from_body(up.error)
+    return up.pid

@@ -1,0 +1,619 @@
+"""The fleet: stimuli in, instructions out. Pure; the daemon carries out what it returns.
+
+    fleet.handle(stimulus, now, wall_ms) -> [instruction]
+
+Everything about one pod goes through its lifecycle table (`lifecycle.step`) and its health; everything the
+fleet adds is between pods and people: operations that wait for pods, the task that is delivered once, what
+an essential pod's end means, and the story that `why` tells. `validate()` says what must be true after
+every stimulus; the tests ask after each one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from protocol import control as c
+from protocol import events as ev
+from protocol.base import Wire
+from protocol.calls import Answered
+from protocol.entries import Usage
+from protocol.errors import (
+    Conflict,
+    DuplicatePod,
+    ErrorBody,
+    ErrorCode,
+    InvalidRequest,
+    PodsupError,
+    UnknownPod,
+)
+from protocol.manifest import PodManifest
+from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence, Sandbox
+from protocol.status import PodStatus
+from supervisor.core import health as h
+from supervisor.core import instructions as li
+from supervisor.core import stimuli as s
+from supervisor.core.life import NO_PROCESS, Desired, Life, LifePolicy, Phase
+from supervisor.core.lifecycle import step
+from supervisor.core.member import Member
+from supervisor.core.operations import KEPT, Operation, is_over
+from supervisor.core.restart import Exit
+
+# -- stimuli ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PodStimulus:
+    """Something happened to one pod."""
+
+    pod: str
+    what: s.Stimulus
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A pod's connection introduced itself; its token was checked."""
+
+    pod: str
+    hello: c.Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A beat arrived."""
+
+    pod: str
+    incarnation: int
+    seq: int
+    status: PodStatus
+    progress: c.Progress
+    state_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusHeard:
+    """A reply's header carried the pod's status."""
+
+    pod: str
+    incarnation: int
+    status: PodStatus
+    state_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventHeard:
+    """An event of a pod's state lane; `lane_seq` is the origin's number."""
+
+    pod: str
+    incarnation: int
+    lane_seq: int
+    event: ev.Event
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswered:
+    """The pod took its task, or refused it."""
+
+    pod: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A control of an operator or pod whose right to it was checked."""
+
+    request_id: str
+    sender: str
+    control: c.Control
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed, and every message that had come by then was handled."""
+
+    elapsed_s: float
+    tick_s: float
+
+
+Stimulus: TypeAlias = (
+    PodStimulus | Hello | Beat | StatusHeard | EventHeard | TaskAnswered | Asked | Ticked
+)
+
+# -- instructions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ForPod:
+    """Something the lifecycle wants done for one pod."""
+
+    pod: str
+    what: li.Instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the fleet's own event about a pod ("" = the fleet)."""
+
+    pod: str
+    incarnation: int
+    event: ev.Event
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverTask:
+    """Send the task as `run` with request id `task`; answered by `TaskAnswered`."""
+
+    pod: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a control."""
+
+    request_id: str
+    sender: str
+    body: Wire
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Write down what is wanted of a pod from now on."""
+
+    pod: str
+    desired: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class SaveTasked:
+    """Write down that the pod has its task."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The pod's record leaves the fleet."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndFleet:
+    """Every pod is gone and nobody wants the supervisor any more; `code` is the fleet's exit code."""
+
+    code: int
+    cause: str
+
+
+Instruction: TypeAlias = (
+    ForPod | Publish | DeliverTask | Reply | Wish | SaveTasked | Forget | EndFleet
+)
+
+EXIT_ESSENTIAL = 9
+UNCAGED = Sandbox(
+    level="none",
+    unprotected=("shell commands are not caged: they can read and write whatever this user can",),
+)
+
+
+class Fleet:
+    """All pods of one supervisor. `epoch` is the supervisor's number in its fleet."""
+
+    def __init__(self, name: str, epoch: int = 1) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.members: dict[str, Member] = {}
+        self.operations: OrderedDict[str, Operation] = OrderedDict()
+        self._answered: Answered[tuple[bool, Wire]] = Answered()
+        self._ending: tuple[int, str] | None = None
+        self._ended = False
+        self._now = 0.0
+        self._wall = 0
+
+    # -- what the daemon puts in --------------------------------------------------------------------
+
+    def add(
+        self,
+        manifest: PodManifest,
+        *,
+        policy: LifePolicy,
+        limits: h.HealthLimits,
+        incarnation: int = 0,
+        tasked: bool = False,
+    ) -> Member:
+        """Add a pod that is not started; `incarnation` is that of its latest process, ever."""
+        member = Member(
+            manifest, policy, limits, life=Life(incarnation=incarnation), tasked=tasked
+        )
+        self.members[manifest.name] = member
+        return member
+
+    def begin_operation(self, request_id: str, kind: str, pods: Iterable[str]) -> Operation:
+        """List a piece of long work."""
+        names = tuple(pods)
+        since = {n: self.members[n].life.incarnation for n in names if n in self.members}
+        operation = Operation(request_id, kind, names, since)
+        self.operations[request_id] = operation
+        while len(self.operations) > KEPT:
+            self.operations.popitem(last=False)
+        return operation
+
+    def remember(self, sender: str, request_id: str, body: Wire, now: float) -> None:
+        """Take over an answer given before this supervisor's life."""
+        self._answered.finish(sender, request_id, (True, body), now)
+
+    def handle(self, stimulus: Stimulus, now: float, wall_ms: int) -> list[Instruction]:
+        """Take one stimulus and return what to do, in order."""
+        self._now, self._wall = now, wall_ms
+        match stimulus:
+            case PodStimulus(pod, what):
+                out = self._step(pod, what)
+            case Hello(pod, hello):
+                out = self._on_hello(pod, hello)
+            case Beat():
+                out = self._on_beat(stimulus)
+            case StatusHeard():
+                out = self._on_status(
+                    stimulus.pod, stimulus.incarnation, stimulus.status, stimulus.state_seq
+                )
+            case EventHeard():
+                out = self._on_event(stimulus)
+            case TaskAnswered(pod, error):
+                out = self._on_task_answered(pod, error)
+            case Asked():
+                out = self._on_asked(stimulus)
+            case Ticked(elapsed_s, tick_s):
+                out = self._on_tick(elapsed_s, tick_s)
+        return [*out, *self._settle()]
+
+    # -- pods ---------------------------------------------------------------------------------------
+
+    def _step(self, name: str, what: s.Stimulus) -> list[Instruction]:
+        member = self.members.get(name)
+        if member is None:
+            return []
+        before = member.life
+        after, instructions = step(before, what, policy=member.policy, now=self._now)
+        member.life = after
+        if (after.phase, after.cause) != (before.phase, before.cause) and (
+            after.phase is not before.phase or after.incarnation != before.incarnation
+        ):
+            member.story.append(
+                c.StoryLine(
+                    at=self._wall,
+                    incarnation=after.incarnation,
+                    before=before.status,
+                    after=after.status,
+                    why=after.cause + (f": {after.message}" if after.message else ""),
+                )
+            )
+        if after.incarnation != before.incarnation:
+            self._new_incarnation(member)
+        if isinstance(what, s.Forked):
+            member.started_ms, member.started_at = self._wall, self._now
+        if isinstance(what, s.Exited) and after is not before:
+            member.exited_ms = self._wall
+        out: list[Instruction] = []
+        if after.desired is not before.desired:
+            out.append(Wish(name, after.desired))
+        for instruction in instructions:
+            match instruction:
+                case li.Publish(event):
+                    out.append(Publish(name, after.incarnation, event))
+                case li.PublishBackoff(wait_s, attempt):
+                    until = self._wall + int(wait_s * 1000)
+                    backoff = ev.PodBackoff(until=until, attempt=attempt, wait_s=wait_s)
+                    out.append(Publish(name, after.incarnation, backoff))
+                case li.TellParent():
+                    pass  # a top-level pod has nobody to tell
+                case other:
+                    out.append(ForPod(name, other))
+        return out + self._after_step(member, before)
+
+    def _new_incarnation(self, member: Member) -> None:
+        member.health = h.Health()
+        member.heard = 0
+        member.own_flags = ()
+        member.task_sent = False
+        member.started_ms = member.started_at = None
+
+    def _after_step(self, member: Member, before: Life) -> list[Instruction]:
+        became = member.life.phase if member.life.phase is not before.phase else None
+        if became is Phase.FAILED:
+            member.last_error = member.life.message or member.life.cause
+            if member.manifest.essential and self._ending is None:
+                return self._end(EXIT_ESSENTIAL, f"essential pod {member.name} failed")
+        if became is Phase.READY:
+            return self._deliver_task(member)
+        return []
+
+    def _deliver_task(self, member: Member) -> list[Instruction]:
+        if not member.is_task_due or member.task_sent:
+            return []
+        member.task_sent = True
+        assert member.manifest.task is not None
+        return [DeliverTask(member.name, member.manifest.task)]
+
+    def _on_task_answered(self, name: str, error: str | None) -> list[Instruction]:
+        member = self.members.get(name)
+        if member is None:
+            return []
+        if error is None:
+            member.tasked = True
+            return [SaveTasked(name)]
+        if member.is_ready:
+            member.task_error = error
+        return []
+
+    def _on_hello(self, name: str, hello: c.Hello) -> list[Instruction]:
+        member = self.members.get(name)
+        if member is None or member.life.incarnation != hello.incarnation:
+            return []
+        resume = hello.resume
+        member.session_id, member.segment_id = resume.session_id, resume.segment_id
+        member.turn = resume.turn
+        member.context_tokens, member.context_window = resume.context_tokens, resume.context_window
+        member.usage = resume.usage
+        member.tasked = member.tasked or resume.tasked
+        member.health = replace(member.health, fresh=True, silence_s=0.0)
+        return self._step(
+            name, s.Hello(hello.incarnation, resume.status, hello.pid, hello.endpoint)
+        )
+
+    def _on_beat(self, beat: Beat) -> list[Instruction]:
+        member = self.members.get(beat.pod)
+        if member is None or member.life.incarnation != beat.incarnation:
+            return []
+        before = member.health
+        member.health = h.observe_beat(
+            before, beat.seq, status=beat.status, progress=beat.progress, now=self._now
+        )
+        if member.health is before:
+            return []
+        said = beat.status if beat.state_seq >= member.heard else member.life.said
+        member.heard = max(member.heard, beat.state_seq)
+        return self._step(beat.pod, s.Beat(beat.incarnation, said))
+
+    def _on_status(
+        self, name: str, incarnation: int, status: PodStatus, state_seq: int
+    ) -> list[Instruction]:
+        member = self.members.get(name)
+        if member is None or member.life.incarnation != incarnation or state_seq < member.heard:
+            return []
+        member.heard = state_seq
+        return self._step(name, s.StatusChanged(incarnation, status))
+
+    def _on_event(self, heard: EventHeard) -> list[Instruction]:
+        member = self.members.get(heard.pod)
+        if member is None or member.life.incarnation != heard.incarnation:
+            return []
+        match heard.event:
+            case ev.Status(status=status, flags=own):
+                member.own_flags = own
+                return self._on_status(heard.pod, heard.incarnation, status, heard.lane_seq)
+            case ev.UsageEvent(turn=turn, context_tokens=tokens) as figures:
+                member.turn, member.context_tokens = turn, tokens
+                member.usage = member.usage.plus(
+                    Usage(
+                        input_tokens=figures.input_tokens,
+                        output_tokens=figures.output_tokens,
+                        cache_read_tokens=figures.cache_read_tokens,
+                        cache_write_tokens=figures.cache_write_tokens,
+                        cost_usd=figures.cost_usd,
+                    )
+                )
+            case ev.ErrorEvent(code=code, message=message):
+                member.last_error = f"{code}: {message}"
+            case _:
+                pass
+        return []
+
+    def _on_tick(self, elapsed_s: float, tick_s: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        for member in list(self.members.values()):
+            if member.life.phase in (Phase.READY, Phase.UNREACHABLE):
+                member.health = h.tick(member.health, elapsed_s, tick_s=tick_s)
+                verdict = h.judge(member.health, member.limits)
+                if verdict is not h.Verdict.OK:
+                    out += self._step(member.name, s.Silence(verdict, member.health.silence_s))
+        return out
+
+    # -- controls -----------------------------------------------------------------------------------
+
+    def _on_asked(self, asked: Asked) -> list[Instruction]:
+        control = asked.control
+        if control.changes:
+            earlier = self._answered.begin(asked.sender, asked.request_id, self._now)
+            if isinstance(earlier, tuple):
+                return [Reply(asked.request_id, asked.sender, earlier[1], earlier[0])]
+        try:
+            body, out = self._answer(asked)
+            ok = True
+        except PodsupError as error:
+            body, out, ok = error.to_body(), [], False
+        if control.changes:
+            self._answered.finish(asked.sender, asked.request_id, (ok, body), self._now)
+        return [Reply(asked.request_id, asked.sender, body, ok), *out]
+
+    def _answer(self, asked: Asked) -> tuple[Wire, list[Instruction]]:
+        match asked.control:
+            case c.StatusOf(pod=pod):
+                return self.member(pod).detail(self._now, UNCAGED), []
+            case c.Why(pod=pod):
+                return self.story(pod), []
+            case c.Stop(pods=pods, all_pods=everyone, grace_s=grace):
+                names = tuple(self.members) if everyone else pods
+                return self._each(asked, "stop", names, s.Stop(grace))
+            case c.Kill(pods=pods):
+                return self._each(asked, "kill", pods, s.Kill())
+            case c.Restart(pods=pods, grace_s=grace):
+                return self._each(asked, "restart", pods, s.RestartAsked(grace))
+            case c.Restore(pod=pod):
+                return self._each(asked, "restore", (pod,), s.Start("restore asked"))
+            case c.Delete(pods=pods):
+                return self._delete(asked, pods)
+            case c.Down(grace_s=grace):
+                operation = self.begin_operation(asked.request_id, "down", self.members)
+                out = self._end(0, "down asked", grace)
+                return c.Started(operation=operation.id), out
+            case other:
+                raise InvalidRequest(f"{other.method}: not available in this version")
+
+    def _each(
+        self, asked: Asked, kind: str, names: tuple[str, ...], what: s.Stimulus
+    ) -> tuple[Wire, list[Instruction]]:
+        for name in names:
+            self.member(name)
+        if not names and kind != "stop":
+            raise InvalidRequest(f"{kind}: no pod was named")
+        operation = self.begin_operation(asked.request_id, kind, names)
+        if kind == "restore":
+            operation.since = {n: i - 1 for n, i in operation.since.items()}
+        out: list[Instruction] = [Publish("", 0, operation.event())]
+        for name in names:
+            self.members[name].task_error = None
+            out += self._step(name, what)
+        return c.Started(operation=operation.id), out
+
+    def spawn(self, request_id: str, manifest: PodManifest, member: Member) -> list[Instruction]:
+        """Start a pod that was just added, as an operation."""
+        operation = self.begin_operation(request_id, "spawn", (manifest.name,))
+        return [
+            Publish("", 0, operation.event()),
+            *self._step(member.name, s.Start("spawn asked")),
+            *self._settle(),
+        ]
+
+    def _delete(
+        self, asked: Asked, names: tuple[str, ...]
+    ) -> tuple[Wire, list[Instruction]]:
+        for name in names:
+            if self.member(name).life.phase not in NO_PROCESS:
+                raise Conflict(
+                    f"pod {name} is {self.members[name].life.status}; stop it first",
+                    next_step=f"podsup stop {name}",
+                )
+        operation = self.begin_operation(asked.request_id, "delete", names)
+        out: list[Instruction] = []
+        for name in names:
+            gone = self.members.pop(name)
+            out += [Publish(name, gone.life.incarnation, ev.PodDeleted()), Forget(name)]
+        return c.Started(operation=operation.id), out
+
+    def _end(self, code: int, cause: str, grace: float | None = None) -> list[Instruction]:
+        if self._ending is None:
+            self._ending = (code, cause)
+        out: list[Instruction] = []
+        for name in list(self.members):
+            out += self._step(name, s.Stop(grace, cause))
+        return out
+
+    def give_up(self, code: int, cause: str) -> list[Instruction]:
+        """End the fleet for a reason of the daemon's: a signal, or nothing that could start."""
+        return [*self._end(code, cause), *self._settle()]
+
+    def _settle(self) -> list[Instruction]:
+        """Look at what is waited for, and whether the fleet is over."""
+        out: list[Instruction] = []
+        for operation in self.operations.values():
+            if operation.state != "running":
+                continue
+            before = operation.message
+            if is_over(operation, self.members) or operation.message != before:
+                out.append(Publish("", 0, operation.event()))
+        gone = all(m.life.phase in NO_PROCESS for m in self.members.values())
+        if self._ending is not None and gone and not self._ended:
+            self._ended = True
+            out.append(EndFleet(*self._ending))
+        return out
+
+    # -- reads --------------------------------------------------------------------------------------
+
+    def member(self, name: str) -> Member:
+        """Return a pod; raises UnknownPod with the names there are."""
+        if name not in self.members:
+            known = sorted(self.members)
+            raise UnknownPod(
+                f"no pod is named {name!r}; there are: {', '.join(known) or 'none'}",
+                next_step="podsup ps",
+                pod=name,
+                known=known,
+            )
+        return self.members[name]
+
+    def require_free(self, name: str) -> None:
+        """Raise DuplicatePod when the fleet has a pod of this name."""
+        if name in self.members:
+            raise DuplicatePod(
+                f"the fleet has a pod named {name!r}: {self.members[name].life.status}",
+                next_step=f"podsup delete {name}, or use another name",
+                holder=name,
+            )
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the fleet is on its way down."""
+        return self._ending is not None
+
+    def rows(self, now: float) -> tuple[c.PsRow, ...]:
+        """The rows of `ps`, in the order the pods were added."""
+        return tuple(member.row(now) for member in self.members.values())
+
+    def story(self, name: str) -> c.Story:
+        """How a pod came to its state."""
+        member = self.member(name)
+        tail = member.life.last_exit.message if member.life.last_exit else ""
+        return c.Story(
+            pod=name, status=member.life.status, lines=tuple(member.story), stderr_tail=tail
+        )
+
+    def snapshot(self, seqs: dict[Any, int]) -> FleetSnapshot:
+        """The fleet at this moment, for a subscriber."""
+        return FleetSnapshot(
+            fleet=self.name,
+            epoch=self.epoch,
+            pods=tuple(
+                PodPresence(
+                    name=m.name,
+                    status=m.life.status,
+                    incarnation=m.life.incarnation,
+                    endpoint=m.life.endpoint or None if m.is_ready else None,
+                )
+                for m in self.members.values()
+            ),
+            operations=tuple(self._records()),
+            seqs=seqs,
+        )
+
+    def _records(self) -> list[OperationRecord]:
+        return [operation.record() for operation in self.operations.values()]
+
+    def validate(self) -> None:
+        """Raise AssertionError where something is true that must not be."""
+        for name, member in self.members.items():
+            life = member.life
+            assert member.name == name
+            assert not (life.phase in NO_PROCESS and life.pid is not None and life.greeted), (
+                f"{name} is {life.phase} with a pid"
+            )
+            assert life.phase is not Phase.READY or life.endpoint, f"{name} is ready nowhere"
+        for operation in self.operations.values():
+            assert operation.id in self.operations
+            assert operation.error is None or operation.state == "failed"
+
+
+
+
+def exit_of(code: int | None, signal: str | None, tail: str) -> Exit:
+    """Return the exit of a process with its cause in words; `tail` is the end of its log."""
+    if signal is not None:
+        cause = f"killed by {signal}"
+    elif code is not None:
+        cause = f"exit code {code}"
+    else:
+        cause = "unknown exit"
+    return Exit(code=code, signal=signal, cause=cause, message=tail)

@@ -1,0 +1,134 @@
+"""One pod as the fleet knows it: its manifest, its life, its health, and what it last said of itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from protocol import control as c
+from protocol.entries import Usage
+from protocol.manifest import PodManifest
+from protocol.scope import Permission
+from protocol.snapshot import Sandbox, ScopeSummary
+from protocol.status import Flag
+from supervisor.core.health import Health, HealthLimits, flags
+from supervisor.core.life import Life, LifePolicy, Phase
+
+STORY_LINES = 200
+
+
+@dataclass(slots=True)
+class Member:
+    """Mutable only inside `Fleet`. `heard` is the newest state-lane number whose status was taken."""
+
+    manifest: PodManifest
+    policy: LifePolicy
+    limits: HealthLimits
+    life: Life = field(default_factory=Life)
+    health: Health = field(default_factory=Health)
+    own_flags: tuple[Flag, ...] = ()
+    heard: int = 0
+    usage: Usage = Usage()
+    turn: int = 0
+    context_tokens: int = 0
+    context_window: int = 0
+    session_id: str | None = None
+    segment_id: str | None = None
+    model: str = ""
+    started_ms: int | None = None
+    started_at: float | None = None
+    exited_ms: int = 0
+    last_error: str | None = None
+    tasked: bool = False
+    task_sent: bool = False
+    task_error: str | None = None
+    wake_at: float | None = None
+    story: deque[c.StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return self.manifest.name
+
+    @property
+    def is_task_due(self) -> bool:
+        """Whether its task still has to be accepted."""
+        return bool(self.manifest.task) and not self.tasked and self.task_error is None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be spoken to."""
+        return self.life.phase is Phase.READY
+
+    def flags(self) -> tuple[Flag, ...]:
+        """What stands beside the status."""
+        if self.life.phase not in (Phase.READY, Phase.UNREACHABLE):
+            return ()
+        return tuple(sorted({*self.own_flags, *flags(self.health, self.limits)}))
+
+    def row(self, now: float) -> c.PsRow:
+        """The pod's row in `ps`."""
+        life, health = self.life, self.health
+        alive = life.pid is not None and life.phase not in (
+            Phase.DEFINED,
+            Phase.BACKOFF,
+            Phase.STOPPED,
+            Phase.FAILED,
+            Phase.CLEARING,
+        )
+        return c.PsRow(
+            name=self.name,
+            status=life.status,
+            flags=self.flags(),
+            pid=life.pid if alive else None,
+            incarnation=life.incarnation,
+            model=self.manifest.model.model_id,
+            started_at=self.started_ms if alive else None,
+            age_s=round(now - self.started_at, 3) if alive and self.started_at else None,
+            restarts=life.restarts,
+            last_exit=self._last_exit(),
+            turn=self.turn,
+            context_tokens=self.context_tokens,
+            context_window=self.context_window,
+            input_tokens=self.usage.input_tokens,
+            output_tokens=self.usage.output_tokens,
+            cost_usd=self.usage.cost_usd,
+            beat_age_s=_rounded(health.beat_age_s(now)) if alive else None,
+            progress=health.progress if alive else None,
+            scope=scope_summary(self.manifest),
+        )
+
+    def detail(self, now: float, sandbox: Sandbox) -> c.StatusRow:
+        """The pod, closely."""
+        return c.StatusRow(
+            **dict(self.row(now)),
+            usage=self.usage,
+            sandbox=sandbox,
+            last_error=self.last_error or self.task_error,
+            endpoint=self.life.endpoint or None if self.is_ready else None,
+            session_id=self.session_id,
+            segment_id=self.segment_id,
+            state_seq=self.heard,
+            reason=self.life.message or self.life.cause,
+        )
+
+    def _last_exit(self) -> c.LastExit | None:
+        last = self.life.last_exit
+        if last is None:
+            return None
+        return c.LastExit(code=last.code, signal=last.signal, cause=last.cause, at=self.exited_ms)
+
+
+def scope_summary(manifest: PodManifest) -> ScopeSummary:
+    """The paths that a manifest lets its pod read and write."""
+    rules = manifest.scope.allow
+    return ScopeSummary(
+        read=tuple(r.target for r in rules if r.permission is Permission.READ),
+        write=tuple(r.target for r in rules if r.permission is Permission.WRITE),
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+

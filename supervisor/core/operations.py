@@ -1,0 +1,152 @@
+"""Long work that was answered with an operation id: what it waits for, and how it ended. Pure.
+
+An operation is over when what it waits for is true of every pod it names; what that is stands in one table
+by kind. The latest hundred stay listed, so that a client that reconnects can still learn how its went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.errors import ErrorBody, ErrorCode
+from protocol.events import Operation as OperationEvent
+from protocol.snapshot import OperationRecord
+from protocol.status import OperationState, PodStatus
+from supervisor.core.life import NO_PROCESS, Phase
+from supervisor.core.member import Member
+
+KEPT = 100
+
+Verdict = str | None
+"""None: still waiting. "": well. Anything else: what went wrong."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """One piece of long work. `since` maps each pod to its incarnation when the work was asked for."""
+
+    id: str
+    kind: str
+    pods: tuple[str, ...]
+    since: Mapping[str, int]
+    state: OperationState = OperationState.RUNNING
+    message: str = ""
+    error: ErrorBody | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+
+    def event(self) -> OperationEvent:
+        """The event that tells its present state."""
+        return OperationEvent(
+            id=self.id,
+            state=self.state.value,
+            kind=self.kind,
+            pods=self.pods,
+            message=self.message,
+            result=self._result(),
+            error=self.error,
+        )
+
+    def record(self) -> OperationRecord:
+        """The form a fleet snapshot lists."""
+        return OperationRecord(
+            id=self.id,
+            kind=self.kind,
+            pods=self.pods,
+            state=self.state.value,
+            message=self.message,
+            result=self._result(),
+            error=self.error.to_wire() if self.error else None,
+        )
+
+    def _result(self) -> dict[str, Any] | None:
+        if self.state is OperationState.RUNNING:
+            return None
+        return {"failures": self.failures, "codes": self.codes}
+
+
+def is_over(operation: Operation, members: Mapping[str, Member]) -> bool:
+    """Look at every pod; when all are done, set the operation's end. True when it is over now."""
+    waits_for = WAITS_FOR[operation.kind]
+    waiting: list[str] = []
+    for name in operation.pods:
+        member = members.get(name)
+        verdict = "" if member is None else waits_for(member, operation.since.get(name, 0))
+        if verdict is None:
+            assert member is not None
+            waiting.append(_blocker(member))
+        elif verdict:
+            operation.failures[name] = verdict
+            if member is not None:
+                operation.codes[name] = member.life.cause
+    if waiting:
+        operation.message = "waiting for " + ", ".join(waiting)
+        operation.failures.clear()
+        operation.codes.clear()
+        return False
+    operation.message = ""
+    operation.state = OperationState.DONE
+    if operation.failures:
+        operation.state = OperationState.FAILED
+        name, why = next(iter(operation.failures.items()))
+        code = operation.codes.get(name, "")
+        known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
+        operation.error = ErrorBody(
+            code=known,
+            message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
+            details={"pods": dict(operation.failures), "causes": dict(operation.codes)},
+            next=f"podsup why {name}",
+        )
+    return True
+
+
+def _blocker(member: Member) -> str:
+    stage = f" ({member.life.stage})" if member.life.stage else ""
+    return f"{member.name} [{member.life.phase}{stage}, pid {member.life.pid}]"
+
+
+def _gone(member: Member, since: int) -> Verdict:
+    return "" if member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF else None
+
+
+def _ready(member: Member, since: int) -> Verdict:
+    if member.life.phase is Phase.FAILED:
+        return member.life.message or member.life.cause
+    if member.life.phase is Phase.STOPPED and member.life.incarnation > since:
+        return f"stopped: {member.life.cause}"
+    if not member.is_ready or member.life.incarnation <= since:
+        return None
+    if member.task_error is not None:
+        return (
+            f"its task was not accepted: {member.task_error}; the pod lives: "
+            f"podsup run {member.name} TEXT, or podsup stop {member.name}"
+        )
+    return None if member.is_task_due else ""
+
+
+def _idle(member: Member, since: int) -> Verdict:
+    verdict = _ready(member, since)
+    if verdict == "" and member.life.status not in (PodStatus.IDLE, PodStatus.PAUSED):
+        return None
+    return verdict
+
+
+def _at_once(member: Member, since: int) -> Verdict:
+    return ""
+
+
+WAITS_FOR: Mapping[str, Callable[[Member, int], Verdict]] = {
+    "start": _ready,
+    "start idle": _idle,
+    "spawn": _ready,
+    "restart": _ready,
+    "restore": _ready,
+    "stop": _gone,
+    "kill": _gone,
+    "down": _gone,
+    "delete": _at_once,
+    "reclaim": _at_once,
+}
+"""What each kind of operation waits for."""

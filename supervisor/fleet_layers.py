@@ -1,0 +1,213 @@
+"""The layers of a pod's settings: where each stands, and what it means there.
+
+A relative path means something only where it was written, so each layer is put in its place before
+any are merged: `profile`, `script` and `api_key_file` beside their own file, scope targets, `cwd`
+and the folders of the sandbox in the pod's workspace. A path that climbs out with `..` is refused;
+who means to reach outside writes an absolute path, or one below `~`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from protocol.errors import InvalidScope
+from protocol.manifest import PodManifest, Script
+from protocol.scope import canonical
+from supervisor.mistakes import Checker, Mistake
+from supervisor.toml_source import Loc, Source, SyntaxMistake, read_source
+
+Data: TypeAlias = dict[str, Any]
+"""A table of a file: valid in itself, and plain."""
+
+_ADDING_UP = {
+    ("scope", "allow"),
+    ("scope", "deny"),
+    ("delegation_scope", "allow"),
+    ("delegation_scope", "deny"),
+    ("permissions", "rule"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A table of settings and where it stands."""
+
+    source: Source
+    at: Loc
+    data: Data
+
+    def has(self, *keys: str) -> bool:
+        """Say whether the layer itself gives this value."""
+        table: Any = self.data
+        for key in keys:
+            if not isinstance(table, dict) or key not in table:
+                return False
+            table = table[key]
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPod:
+    """A manifest with the layers it came from, lowest first, for whoever finds a mistake in it."""
+
+    manifest: PodManifest
+    layers: tuple[Layer, ...]
+
+    @property
+    def own(self) -> Layer:
+        """The pod's own table."""
+        return self.layers[-1]
+
+    def origin(self, *keys: str) -> tuple[Source, Loc]:
+        """Return where the value in force was written; the pod's own table if nowhere."""
+        for layer in reversed(self.layers):
+            if layer.has(*keys):
+                return layer.source, (*layer.at, *keys)
+        return self.own.source, self.own.at
+
+
+def merged(lower: Data, upper: Data, table: tuple[str, ...] = ()) -> Data:
+    """Return the lower settings with the upper ones laid over them.
+
+    Values replace, tables merge, rules add up with the upper ones first.
+    """
+    result = dict(lower)
+    for key, value in upper.items():
+        under, here = lower.get(key), (*table, key)
+        if isinstance(value, dict) and isinstance(under, dict):
+            result[key] = merged(under, value, here)
+        elif here in _ADDING_UP and under is not None:
+            result[key] = [*value, *under]
+        else:
+            result[key] = value
+    return result
+
+
+class Files:
+    """Reads the files of one load, each once, and turns what is written in them into paths.
+
+    A mistake is given to the checker, and the answer is then None or the next best thing.
+    """
+
+    def __init__(self, check: Checker) -> None:
+        self._check = check
+        self._sources: dict[Path, Source | None] = {}
+
+    def read(self, file: Path) -> Source | None:
+        """Return what a file says."""
+        if file not in self._sources:
+            self._sources[file] = None
+            try:
+                self._sources[file] = read_source(file)
+            except SyntaxMistake as error:
+                self._check.add_mistake(Mistake(file, error.line, "", error.message))
+            except OSError as error:
+                self._check.add_mistake(Mistake(file, None, "", error.strerror or str(error)))
+        return self._sources[file]
+
+    def folder(self, source: Source, at: Loc, written: str, *, base: str) -> str:
+        """Return the canonical path of a folder; the base after a mistake."""
+        path = self._canonical(source, at, written, base)
+        if path and not os.path.isdir(path):
+            self._check.add(source, at, f"'{written}' is not a folder ({path})")
+        return path or base
+
+    def beside(self, layer: Layer, *keys: str) -> Path | None:
+        """Return the path of the file that a value names, beside the file that it stands in."""
+        table = layer.data
+        for key in keys[:-1]:
+            table = table[key]
+        written: str = table[keys[-1]]
+        path = self._joined(layer.source, (*layer.at, *keys), written, _folder_of(layer))
+        if path is None:
+            return None
+        if not os.path.isfile(path):
+            self._check.add(layer.source, (*layer.at, *keys), f"there is no file {path}")
+            return None
+        return layer.source.path.parent / os.path.expanduser(written)
+
+    def in_place(self, layer: Layer, workspace: str) -> Data:
+        """Return the layer's settings with absolute paths, and a script's answers for its name."""
+        data = {key: value for key, value in layer.data.items() if key not in _WHERE}
+        if "cwd" in data:
+            at = (*layer.at, "cwd")
+            data["cwd"] = self.folder(layer.source, at, data["cwd"], base=workspace)
+        if "model" in data:
+            data["model"] = self._played(layer, self._with_key(layer, "model"))
+        for key in ("compaction", "memory"):
+            if layer.has(key, "model"):
+                data[key] = {**data[key], "model": self._with_key(layer, key, "model")}
+        for key in {"scope", "delegation_scope"} & data.keys():
+            data[key] = {side: list(self._rules(layer, key, side, workspace)) for side in data[key]}
+        if "sandbox" in data:
+            opened = {"extra_read", "extra_write"} & data["sandbox"].keys()
+            data["sandbox"] = data["sandbox"] | {
+                key: list(self._opened(layer, key, workspace)) for key in opened
+            }
+        return data
+
+    def _with_key(self, layer: Layer, *keys: str) -> Data:
+        """Return a model table with the path of its key file absolute."""
+        model: Data = layer.data
+        for key in keys:
+            model = model[key]
+        if "api_key_file" not in model:
+            return model
+        at = (*layer.at, *keys, "api_key_file")
+        path = self._joined(layer.source, at, model["api_key_file"], _folder_of(layer))
+        return {**model, "api_key_file": path}
+
+    def _played(self, layer: Layer, model: Data) -> Data:
+        """Return a model table with its script's answers in place of the script's name."""
+        if "script" not in model:
+            return model
+        if "answers" in model:
+            at = (*layer.at, "model", "answers")
+            self._check.add(layer.source, at, "give a script or answers, not both")
+        model = {key: value for key, value in model.items() if key != "script"}
+        file = self.beside(layer, "model", "script")
+        if file is None or (source := self.read(file)) is None:
+            return model
+        return {"answers": [], **self._check.validated(Script, source), **model}
+
+    def _rules(self, layer: Layer, key: str, side: str, workspace: str) -> Iterator[Data]:
+        for number, rule in enumerate(layer.data[key][side]):
+            at = (*layer.at, key, side, number, "target")
+            target = self._canonical(layer.source, at, rule["target"], workspace)
+            if target is not None:
+                yield {**rule, "target": target}
+
+    def _opened(self, layer: Layer, key: str, workspace: str) -> Iterator[str]:
+        for number, written in enumerate(layer.data["sandbox"][key]):
+            at = (*layer.at, "sandbox", key, number)
+            path = self._canonical(layer.source, at, written, workspace)
+            if path is not None:
+                yield path
+
+    def _canonical(self, source: Source, at: Loc, written: str, base: str) -> str | None:
+        path = self._joined(source, at, written, base)
+        try:
+            return path and canonical(path)
+        except InvalidScope as error:
+            self._check.add(source, at, error.message)
+            return None
+
+    def _joined(self, source: Source, at: Loc, written: str, base: str) -> str | None:
+        """Return the path, absolute; None if it climbs out of its base."""
+        path = os.path.expanduser(written)
+        if not os.path.isabs(path) and os.path.normpath(path).split("/")[0] == "..":
+            told = f"'{written}' leads out of {base} with '..'; an absolute path may"
+            self._check.add(source, at, told)
+            return None
+        return os.path.join(base, path)
+
+
+_WHERE = frozenset({"workspace", "profile"})  # say where the rest is, and are used up by then
+
+
+def _folder_of(layer: Layer) -> str:
+    return os.path.abspath(layer.source.path.parent)

@@ -1,0 +1,363 @@
+"""The scope table on disk: one file per user, shared by all supervisors, changed under one lock.
+
+    table.json          the rows, one per line; replaced whole, never written in place
+    table.json.bak      the version before
+    table.json.damaged  what could not be read, if that ever happened
+    table.lock          held for each change (read, decide, write); never the data file itself
+    table.lock.queue/   who waits for it
+    life/<pod id>.<incarnation>     the life locks
+
+What is decided stands in `core.allocations`; here it is read, written and locked. Every method
+blocks, for milliseconds and at most ten seconds: callers on an event loop use an executor. Nothing
+may fork while one runs.
+
+**When the table cannot be read** the version before takes its place, with an alert. It lacks the
+last change and no other, and none is dangerous to lack: a pod whose registration is lost fails to
+be adopted, before it does anything; a row that comes back after its release has a free life lock.
+With both files gone, an empty table would forget every claim. So there is one only while no life
+lock is held; else each change is refused until `rebuild_from` is given the claim of every live pod.
+
+Rows stand on lines of their own so that a change costs the rows it touches: what a line means is
+remembered, and the same bytes are not parsed again.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import orjson
+
+from protocol.errors import Conflict, Internal, PodsupError, UnsupportedVersion
+from protocol.scope import Scope
+from supervisor import life_lock
+from supervisor.core import allocations
+from supervisor.core.allocations import Adoption, Allocation, Key, Table
+from supervisor.durable import write_atomically
+from supervisor.identity import Life, is_same_process
+from supervisor.paths import make_private_dir, pod_id
+from supervisor.turns import locked_in_turn
+
+SCHEMA = 1
+
+Decision: TypeAlias = Callable[..., Table | PodsupError]
+"""An operation of `core.allocations` with all it needs but `table` and `life`."""
+
+Outcome: TypeAlias = Allocation | PodsupError
+"""What became of one pod of many: its row, or the refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a pod asks for at its start; the targets of its scope are canonical."""
+
+    pod: str
+    incarnation: int
+    token: str
+    scope: Scope
+    session_id: str | None = None
+    segment_id: str | None = None
+
+
+class ScopeTable:
+    """One supervisor's hand on the table, for the pods of one home.
+
+    Making one makes the folders and the first table. A change comes in two forms: for one pod,
+    where a refusal is raised, and for many, under one lock and in one write, where each pod has its
+    own outcome and the earlier go first. Either raises errors.Timeout when the lock is not to be
+    had, Internal for a folder that is not ours alone or a table that is lost, and OSError; then
+    nothing was changed.
+    """
+
+    def __init__(
+        self,
+        scope_dir: Path,
+        home: str,
+        supervisor_id: str,
+        *,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._home = home
+        self._supervisor = supervisor_id
+        self._clock = clock
+        self._path = scope_dir / "table.json"
+        self._backup = scope_dir / "table.json.bak"
+        self._life = scope_dir / "life"
+        self._lock = scope_dir / "table.lock"
+        self._turn = threading.Lock()  # threads of one process queue here and do not poll
+        self._text = _TableText()
+        self._alerts: list[str] = []
+        make_private_dir(scope_dir)
+        with self._locked(), suppress(Internal):  # of a lost table the first change will speak
+            self._load()
+        make_private_dir(self._life)
+
+    def life_lock(self, pod: str, incarnation: int) -> Path:
+        """Return the path of a life lock: to be taken before its row is reserved."""
+        return self._life / f"{pod_id(self._home, pod)}.{incarnation}"
+
+    def take_alerts(self) -> Sequence[str]:
+        """Return what was wrong with the files and has been mended; each alert once."""
+        alerts, self._alerts = self._alerts, []
+        return alerts
+
+    def list(self) -> tuple[Allocation, ...]:
+        """Return the rows of all homes, of the dead too; raises Internal and mends nothing."""
+        with self._turn:
+            table, trouble = self._read(self._path)
+        if table is None:
+            raise Internal(trouble, next_step="`podsup reclaim` goes back to the version before")
+        return tuple(table.rows.values())
+
+    def register(self, claim: Claim) -> Allocation:
+        """Reserve a top-level row; refused as `allocations.register` says.
+
+        Raises ValueError when the life lock is not held: the row would be a dead one to everybody.
+        """
+        return _only(self.register_many([claim]))
+
+    def register_many(self, claims: Sequence[Claim]) -> Sequence[Outcome]:
+        """Reserve top-level rows, each like `register`."""
+        return self._reserve(claims, allocations.register)
+
+    def renew(self, claim: Claim) -> Allocation:
+        """Reserve the row of a pod's next incarnation; refused as `allocations.renew` says.
+
+        Raises ValueError like `register`.
+        """
+        return _only(self.renew_many([claim]))
+
+    def renew_many(self, claims: Sequence[Claim]) -> Sequence[Outcome]:
+        """Reserve the rows of pods' next incarnations, each like `renew`."""
+        return self._reserve(claims, allocations.renew)
+
+    def adopt(self, hello: Adoption) -> Allocation:
+        """Have a row held by the process that said hello; refused as `allocations.adopt` says."""
+        return _only(self.adopt_many([hello]))
+
+    def adopt_many(self, hellos: Sequence[Adoption]) -> Sequence[Outcome]:
+        """Have rows held by the processes that said hello."""
+        adopt = partial(allocations.adopt, now_ms=self._clock())
+        return self._rows([(h.pod, partial(adopt, key=self._key(h.pod), hello=h)) for h in hellos])
+
+    def claim_segment(self, pod: str, token: str, session_id: str, segment_id: str) -> Allocation:
+        """Move a pod's claim to another segment; refused as `allocations.claim_segment` says."""
+        claim = partial(
+            allocations.claim_segment,
+            key=self._key(pod),
+            token=token,
+            session_id=session_id,
+            segment_id=segment_id,
+            now_ms=self._clock(),
+        )
+        return _only(self._rows([(pod, claim)]))
+
+    def release(self, pod: str, token: str) -> None:
+        """Remove a dead pod's row and its life lock; refused as `allocations.release` says."""
+        for refused in self.release_many([(pod, token)]):
+            if refused is not None:
+                raise refused
+
+    def release_many(self, pods: Iterable[tuple[str, str]]) -> Sequence[PodsupError | None]:
+        """Remove the rows of dead pods, given by name and token; None for each that is gone."""
+        outcomes = self._change(
+            [partial(allocations.release, key=self._key(pod), token=token) for pod, token in pods]
+        )
+        return [None if isinstance(outcome, Table) else outcome for outcome in outcomes]
+
+    def rebuild_from(self, rows: Iterable[Allocation]) -> None:
+        """Make the table of these rows, where it is lost; where it is not, nothing is done.
+
+        Raises Conflict when a life lock is held that none of the rows accounts for.
+        """
+        table = Table.of(rows)
+        with self._locked():
+            with suppress(Internal):
+                self._load()
+                return
+            known = {self._lock_of(row) for row in table.rows.values()}
+            if strangers := [str(path) for path in self._held() if path not in known]:
+                raise Conflict(
+                    f"live pods without a known claim hold {', '.join(strangers)}",
+                    next_step="end the other fleets of this user: podsup down",
+                    locks=strangers,
+                )
+            self._store(table)
+
+    # -- one change ------------------------------------------------------------------------------
+
+    def _reserve(self, claims: Sequence[Claim], decide: Decision) -> Sequence[Outcome]:
+        now_ms = self._clock()
+        rows = [self._row(claim, now_ms) for claim in claims]
+        for row in rows:
+            if life_lock.is_free(self._lock_of(row)) is not False:
+                raise ValueError(f"the life lock of {row.pod!r} is not held")
+        return self._rows([(row.pod, partial(decide, wanted=row, now_ms=now_ms)) for row in rows])
+
+    def _row(self, claim: Claim, now_ms: int) -> Allocation:
+        return Allocation(
+            home=self._home,
+            pod=claim.pod,
+            pod_id=pod_id(self._home, claim.pod),
+            incarnation=claim.incarnation,
+            token=claim.token,
+            supervisor=self._supervisor,
+            scope_allow=claim.scope.allow,
+            scope_deny=claim.scope.deny,
+            session_id=claim.session_id,
+            segment_id=claim.segment_id,
+            since_ms=now_ms,
+        )
+
+    def _rows(self, changes: Sequence[tuple[str, Decision]]) -> Sequence[Outcome]:
+        """Make changes that each leave a row, and return those rows."""
+        outcomes = self._change([decide for _, decide in changes])
+        return [
+            outcome.rows[self._key(pod)] if isinstance(outcome, Table) else outcome
+            for (pod, _), outcome in zip(changes, outcomes, strict=True)
+        ]
+
+    def _change(self, decisions: Sequence[Decision]) -> Sequence[Table | PodsupError]:
+        """Make changes in one step: a refused one changes nothing, the rest is written together."""
+        outcomes = []
+        with self._locked():
+            before = table = self._load()
+            life = functools.cache(self._life_of)
+            for decide in decisions:
+                outcomes.append(outcome := decide(table, life=life))
+                table = outcome if isinstance(outcome, Table) else table
+            if table is not before:
+                self._store(table)
+            for key, row in before.rows.items():
+                now = table.rows.get(key)
+                if now is not row and (now is None or now.incarnation != row.incarnation):
+                    life_lock.remove(self._lock_of(row))
+        return outcomes
+
+    def _key(self, pod: str) -> Key:
+        return self._home, pod
+
+    def _lock_of(self, row: Allocation) -> Path:
+        return self._life / f"{row.pod_id}.{row.incarnation}"
+
+    def _life_of(self, row: Allocation) -> Life:
+        match life_lock.is_free(self._lock_of(row)):
+            case True:
+                return "dead"
+            case False:
+                return "alive"
+            case None:
+                return "dead" if row.identity is None else is_same_process(row.identity)
+
+    # -- the files -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._turn, locked_in_turn(self._lock):
+            yield
+
+    def _load(self) -> Table:
+        """Return the table, or the version before; raises Internal when both are lost."""
+        table, trouble = self._read(self._path)
+        if table is not None:
+            return table
+        before, also = self._read(self._backup)
+        held = self._held()
+        if before is None and held:
+            raise Internal(
+                f"{trouble}; {also}; and {len(held)} pods are alive whose claims it had",
+                next_step="end all fleets of this user with `podsup down`, and start them again",
+                locks=[str(path) for path in held],
+            )
+        if self._life.exists():  # else there never was a table
+            mended = "no pod is alive: began anew" if before is None else "went back one version"
+            self._alerts.append(f"{trouble}; {mended}")
+        with suppress(FileNotFoundError):
+            self._path.replace(self._path.with_name("table.json.damaged"))
+        table = Table() if before is None else before
+        self._store(table)
+        return table
+
+    def _read(self, path: Path) -> tuple[Table | None, str]:
+        """Return what the file says, or why it says nothing; raises UnsupportedVersion."""
+        try:
+            return self._text.decode(path.read_bytes()), ""
+        except FileNotFoundError:
+            return None, f"there is no {path}"
+        except ValueError as error:
+            return None, f"{path} cannot be read ({error})"
+
+    def _store(self, table: Table) -> None:
+        write_atomically(self._path, self._text.encode(table), keep=self._backup)
+
+    def _held(self) -> Sequence[Path]:
+        """Return the life locks of live holders."""
+        paths = sorted(self._life.iterdir()) if self._life.exists() else []
+        return [path for path in paths if life_lock.is_free(path) is False]
+
+
+class _TableText:
+    """A table as text, and back; what was read or written last is known and not parsed again."""
+
+    HEAD, BETWEEN, TAIL = b'{"schema":1,"allocations":[\n', b",\n", b"\n]}\n"
+
+    def __init__(self) -> None:
+        self._text: bytes | None = None
+        self._table = Table()
+        self._rows: dict[bytes, Allocation] = {}
+
+    def encode(self, table: Table) -> bytes:
+        """Return the text of a table."""
+        known = {id(row): line for line, row in self._rows.items()}
+        rows = {
+            known.get(id(row)) or row.model_dump_json(exclude_none=True).encode(): row
+            for row in table.rows.values()
+        }
+        text = self.HEAD + self.BETWEEN.join(rows) + self.TAIL
+        self._text, self._table, self._rows = text, table, rows
+        return text
+
+    def decode(self, text: bytes) -> Table:
+        """Return the table of a text; raises ValueError, and UnsupportedVersion for a newer one."""
+        if text == self._text:
+            return self._table
+        if not (text.startswith(self.HEAD) and text.endswith(self.TAIL)):
+            raise _not_a_table(text)
+        lines = text[len(self.HEAD) : -len(self.TAIL)].split(self.BETWEEN)
+        rows = {
+            line: self._rows.get(line) or Allocation.model_validate_json(line)
+            for line in lines
+            if line
+        }
+        table = Table.of(rows.values())
+        self._text, self._table, self._rows = text, table, rows
+        return table
+
+
+def _not_a_table(text: bytes) -> Exception:
+    try:
+        schema = orjson.loads(text)["schema"]
+    except (ValueError, KeyError, TypeError):
+        return ValueError("damaged")
+    if schema == SCHEMA:
+        return ValueError("not as it was written")
+    return UnsupportedVersion(
+        f"the scope table was written by another version of podsup (schema {schema})",
+        next_step="use that version for all fleets of this user, or end them all first",
+        theirs=schema,
+        ours=SCHEMA,
+    )
+
+
+def _only(outcomes: Sequence[Outcome]) -> Allocation:
+    (outcome,) = outcomes
+    if isinstance(outcome, PodsupError):
+        raise outcome
+    return outcome

@@ -1,0 +1,166 @@
+"""What must be on disk before a pod is forked, for many pods at once. Blocking: run it off the loop.
+
+For each start, in this order: life lock taken, metadata written, intent journaled, scope row reserved, log
+file opened. A start that is refused leaves nothing but its metadata. Fifty starts cost one journal record
+each, one sync, and one turn of the scope table's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protocol.birth import Birth
+from protocol.errors import PodsupError
+from protocol.ids import uuid7
+from protocol.manifest import PodManifest
+from supervisor import life_lock
+from supervisor.core.fleet_record import Intent
+from supervisor.journal import Journal
+from supervisor.logs import open_log
+from supervisor.paths import Paths
+from supervisor.pod_store import PodMetadata, PodStore
+from supervisor.scope_table import Claim, ScopeTable
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One start."""
+
+    manifest: PodManifest
+    incarnation: int
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A pod that may be forked; whoever has it closes both descriptors."""
+
+    name: str
+    incarnation: int
+    token: str
+    birth: Birth
+    log_fd: int
+    lock_fd: int
+
+    def close(self) -> None:
+        """Close what is the supervisor's copy."""
+        self.close_log()
+        self.close_lock()
+
+    def close_log(self) -> None:
+        """The process has its own copy."""
+        if self.log_fd >= 0:
+            os.close(self.log_fd)
+            self.log_fd = -1
+
+    def close_lock(self) -> None:
+        """The process has said hello, or is gone: from now on the lock tells whether it lives."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+
+
+class Starter:
+    """Prepares starts for one fleet."""
+
+    def __init__(self, paths: Paths, journal: Journal, table: ScopeTable, store: PodStore) -> None:
+        self._paths = paths
+        self._journal = journal
+        self._table = table
+        self._store = store
+
+    def prepare(self, wanted: Sequence[Wanted]) -> list[Prepared | PodsupError]:
+        """Prepare each start; one that is refused does not touch the others. Raises OSError."""
+        outcomes: list[Prepared | PodsupError] = [self._first_half(one) for one in wanted]
+        ready = [one for one in outcomes if isinstance(one, Prepared)]
+        self._journal.append(*(self._intent(one) for one in ready))
+        claims = [self._claim(one) for one in ready]
+        for one, row in zip(ready, self._table.renew_many(claims), strict=True):
+            if isinstance(row, PodsupError):
+                one.close()
+                outcomes[outcomes.index(one)] = row
+        return outcomes
+
+    def _first_half(self, wanted: Wanted) -> Prepared | PodsupError:
+        name = wanted.manifest.name
+        lock_fd = -1
+        try:
+            lock_fd = life_lock.take(self._table.life_lock(name, wanted.incarnation))
+            meta = self._metadata(wanted)
+            self._store.save(meta)
+            log_fd = open_log(self._paths.data, name, wanted.incarnation)
+            birth = self._birth(wanted, meta)
+        except PodsupError as error:
+            if lock_fd >= 0:
+                os.close(lock_fd)
+            return error
+        return Prepared(name, wanted.incarnation, birth.token, birth, log_fd, lock_fd)
+
+    def _metadata(self, wanted: Wanted) -> PodMetadata:
+        manifest = wanted.manifest
+        known = self._store.load(manifest.name)
+        if known is not None:
+            changes = {
+                "incarnation": wanted.incarnation,
+                "manifest": manifest.to_wire(),
+                "desired": "up",
+            }
+            return known.model_copy(update=changes)
+        now_ms = time.time_ns() // 1_000_000
+        return PodMetadata(
+            name=manifest.name,
+            fleet=manifest.fleet,
+            workspace=manifest.workspace,
+            session_id=uuid7(now_ms, os.urandom(10)),
+            segment_id=uuid7(now_ms, os.urandom(10)),
+            incarnation=wanted.incarnation,
+            manifest=manifest.to_wire(),
+            created_ms=now_ms,
+        )
+
+    def _birth(self, wanted: Wanted, meta: PodMetadata) -> Birth:
+        manifest, paths = wanted.manifest, self._paths
+        events = paths.pod_socket(manifest.fleet, manifest.name, wanted.incarnation)
+        return Birth(
+            manifest=manifest,
+            pod_id=paths.pod_id(manifest.name),
+            incarnation=wanted.incarnation,
+            token=secrets.token_urlsafe(24),
+            cookie=secrets.token_hex(8),
+            control_endpoint=f"ipc://{paths.control_socket(manifest.fleet)}",
+            events_endpoint=f"ipc://{events}",
+            data_dir=str(paths.data),
+            product_dirs=tuple(
+                str(folder)
+                for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
+            ),
+            session_id=meta.session_id,
+            segment_id=meta.segment_id,
+            beat_interval_s=manifest.beat_interval_s,
+            parent=meta.parent,
+        )
+
+    def _intent(self, one: Prepared) -> Intent:
+        return Intent(
+            pod=one.name,
+            pod_id=one.birth.pod_id,
+            incarnation=one.incarnation,
+            token=one.token,
+            life_lock=str(self._table.life_lock(one.name, one.incarnation)),
+            session_id=one.birth.session_id,
+            segment_id=one.birth.segment_id,
+        )
+
+    @staticmethod
+    def _claim(one: Prepared) -> Claim:
+        return Claim(
+            pod=one.name,
+            incarnation=one.incarnation,
+            token=one.token,
+            scope=one.birth.manifest.scope,
+            session_id=one.birth.session_id,
+            segment_id=one.birth.segment_id,
+        )

@@ -1,0 +1,337 @@
+"""The keeper with real processes: nothing outlives the command, the keeper, or the pod."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from podproc.tools.keeper import children, children_by_parent
+from podproc.tools.keeper_client import Command, Keeper, KeeperError, KeeperLevel
+from tests.podproc.tooling import marks, run, sleepers
+from tests.support.waiting import eventually, wait_for_exit
+
+pytestmark = pytest.mark.process
+
+ENVIRONMENT = {"PATH": os.environ["PATH"]}
+_PROJECT = Path(__file__).parents[2]
+_STAND_IN = "tests.podproc.stand_in_pod"
+
+levels = pytest.mark.parametrize(
+    "level",
+    [
+        pytest.param(
+            KeeperLevel.PIDNS,
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root has pid namespaces"),
+        ),
+        KeeperLevel.SUBREAPER,
+    ],
+)
+
+
+def escapes(seconds: list[int]) -> str:
+    """Return a command whose five sleeps try to get away, each in its own way."""
+    one, two, three, four, five = seconds
+    return (
+        f"setsid sleep {one} & (trap '' TERM; sleep {two}; :) & "
+        f"nohup sleep {three} >/dev/null 2>&1 & (env -i setsid sleep {four} &) ; sleep {five}"
+    )
+
+
+@asynccontextmanager
+async def keeping(level: KeeperLevel) -> AsyncIterator[Keeper]:
+    keeper = Keeper(environment=ENVIRONMENT, strongest=level)
+    try:
+        yield keeper
+    finally:
+        await keeper.close()
+
+
+async def start(keeper: Keeper, text: str, *, cwd: str = "/") -> Command:
+    output = os.open(os.devnull, os.O_WRONLY)
+    try:
+        return await keeper.run(["sh", "-c", text], cwd=cwd, environment=ENVIRONMENT, output=output)
+    finally:
+        os.close(output)
+
+
+def all_run(seconds: list[int]) -> bool:
+    return sleepers(*seconds) == set(seconds)
+
+
+@levels
+def test_the_keeper_starts_at_the_wanted_level_and_close_proves_its_end(level: KeeperLevel) -> None:
+    async def main() -> None:
+        keeper = Keeper(environment=ENVIRONMENT, strongest=level)
+        assert (keeper.pid, keeper.level) == (None, None)
+        await keeper.start()
+        pid = keeper.pid
+        assert pid is not None
+        assert keeper.level is level
+        await keeper.close()
+        assert not Path(f"/proc/{pid}").exists()
+        with pytest.raises(KeeperError, match="the pod is leaving"):
+            await keeper.start()
+
+    run(main())
+
+
+@levels
+def test_commands_tell_how_they_ended(level: KeeperLevel) -> None:
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            ended = await (await start(keeper, "exit 3")).wait()
+            assert (ended.code, ended.signal, ended.left) == (3, None, ())
+            ended = await (await start(keeper, "kill -TERM $$")).wait()
+            assert (ended.code, ended.signal) == (None, signal.SIGTERM)
+
+    run(main())
+
+
+@levels
+def test_a_killed_command_takes_all_it_started_along(level: KeeperLevel) -> None:
+    seconds, other = marks(5), marks(1)
+
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            neighbour = await start(keeper, f"sleep {other[0]}; :")
+            command = await start(keeper, escapes(seconds))
+            await asyncio.to_thread(eventually, lambda: all_run(seconds), "all five run")
+            async with asyncio.timeout(2):
+                await command.kill()
+            assert sleepers(*seconds) == set()
+            assert (await command.wait()).signal == signal.SIGKILL
+            assert all_run(other)
+            assert [job.pid for job in await keeper.jobs()] == [neighbour.pid]
+
+    run(main())
+
+
+@levels
+def test_close_ends_running_commands_and_background_jobs(level: KeeperLevel) -> None:
+    seconds, background = marks(5), marks(1)
+
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            ended = await (await start(keeper, f"setsid sleep {background[0]} &")).wait()
+            assert len(ended.left) == 1
+            command = await start(keeper, escapes(seconds))
+            await asyncio.to_thread(eventually, lambda: all_run(seconds), "all five run")
+            await keeper.close()
+            assert sleepers(*seconds, *background) == set()
+            with pytest.raises(KeeperError, match="the pod is leaving"):
+                await command.wait()
+
+    run(main())
+
+
+@levels
+@pytest.mark.parametrize("victim", ["pod", "keeper's first process"])
+def test_nothing_outlives_a_killed_pod_and_its_life_lock_is_free_last(
+    level: KeeperLevel, victim: str, tmp_path: Path
+) -> None:
+    seconds = marks(5)
+    lock = tmp_path / "life"
+    lock.touch()
+    pod, keeper_pid = _stand_in(level, escapes(seconds), lock)
+    with pod, open(lock) as ours:
+        eventually(lambda: all_run(seconds), "all five run")
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if victim != "pod":
+            os.kill(keeper_pid, signal.SIGKILL)
+            eventually(lambda: not sleepers(*seconds), "the commands of a killed keeper are gone")
+        pod.kill()
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        assert sleepers(*seconds) == set()
+        wait_for_exit(keeper_pid)
+
+
+def test_without_privileges_the_second_level_is_had_and_nothing_outlives_the_pod() -> None:
+    seconds = marks(5)
+    pod, _ = _stand_in(KeeperLevel.PIDNS, escapes(seconds), wanted=KeeperLevel.SUBREAPER)
+    with pod:
+        eventually(lambda: all_run(seconds), "all five run")
+        pod.kill()
+        eventually(lambda: not sleepers(*seconds), "all five are gone")
+
+
+def _stand_in(
+    level: KeeperLevel, command: str, lock: Path | None = None, *, wanted: KeeperLevel | None = None
+) -> tuple[subprocess.Popen[str], int]:
+    """Start a stand-in pod; where less than `level` is wanted, without any capability."""
+    powerless = "powerless" if wanted else ""
+    pod = subprocess.Popen(
+        [sys.executable, "-m", _STAND_IN, level.value, command, str(lock or ""), powerless],
+        cwd=_PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert pod.stdout is not None
+    keeper_pid, got = pod.stdout.readline().split()
+    assert got == (wanted or level)
+    return pod, int(keeper_pid)
+
+
+@levels
+@pytest.mark.parametrize("part", ["outer", "inner"])
+def test_a_killed_keeper_ends_its_commands_and_the_next_command_has_a_new_one(
+    level: KeeperLevel, part: str
+) -> None:
+    seconds = marks(5)
+
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            command = await start(keeper, escapes(seconds))
+            await asyncio.to_thread(eventually, lambda: all_run(seconds), "all five run")
+            outer = keeper.pid
+            assert outer is not None
+            os.kill(outer if part == "outer" else children(outer)[0], signal.SIGKILL)
+            with pytest.raises(KeeperError, match="it died"):
+                await command.wait()
+            ended = await (await start(keeper, "exit 4")).wait()
+            assert ended.code == 4
+            assert keeper.pid != outer
+            assert sleepers(*seconds) == set()
+
+    run(main())
+
+
+@levels
+def test_jobs_tell_command_and_age_of_what_runs(level: KeeperLevel) -> None:
+    seconds = marks(2)
+
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            assert await keeper.jobs() == []
+            left = await start(keeper, f"sleep {seconds[0]} & exit")
+            await left.wait()
+            running = await start(keeper, f"sleep {seconds[1]}; :")
+            jobs = {job.id: job for job in await keeper.jobs()}
+            assert jobs[left.id].command == f"sleep {seconds[0]}"
+            assert jobs[running.id].command == f"sleep {seconds[1]}; :"
+            assert 0 <= jobs[left.id].age_s < 60
+
+    run(main())
+
+
+@levels
+def test_what_a_command_leaves_is_told_apart_from_what_others_leave(level: KeeperLevel) -> None:
+    seconds = marks(20)
+
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            commands = [await start(keeper, f"sleep {number} & exit") for number in seconds]
+            ended = await asyncio.gather(*(command.wait() for command in commands))
+            await asyncio.to_thread(eventually, lambda: all_run(seconds), "all of them sleep")
+            now = {job.pid: job.command for job in await keeper.jobs()}
+            left = [[now[job.pid] for job in each.left] for each in ended]
+            assert left == [[f"sleep {number}"] for number in seconds]
+
+    run(main())
+
+
+def test_long_commands_arrive_whole_and_too_long_ones_are_refused_in_words() -> None:
+    async def main() -> None:
+        async with keeping(KeeperLevel.SUBREAPER) as keeper:
+            words = [f"'{'é' * 1000}{number}'" for number in range(60)]
+            text, whole = await keeper.capture(
+                ["sh", "-c", f"printf %s {' '.join(words)}"],
+                cwd="/",
+                environment=ENVIRONMENT,
+                limit=1 << 20,
+            )
+            assert whole
+            assert text.decode() == "".join(word.strip("'") for word in words)
+            with pytest.raises(KeeperError, match="cannot run sh: Argument list too long"):
+                await start(keeper, ":" * 200_000)
+
+    run(main())
+
+
+def test_what_cannot_be_started_is_told_in_words() -> None:
+    async def main() -> None:
+        async with keeping(KeeperLevel.SUBREAPER) as keeper:
+            with pytest.raises(KeeperError, match="cannot enter /no/such/place: No such file"):
+                await start(keeper, ":", cwd="/no/such/place")
+            with pytest.raises(KeeperError, match="cannot run nonesuch: No such file"):
+                await keeper.run(["nonesuch"], cwd="/", environment=ENVIRONMENT, output=1)
+            assert (await (await start(keeper, ":")).wait()).code == 0
+
+    run(main())
+
+
+def test_a_command_whose_start_is_cancelled_leaves_nothing() -> None:
+    seconds = marks(1)
+
+    async def main() -> None:
+        async with keeping(KeeperLevel.SUBREAPER) as keeper:
+            await keeper.start()
+            starting = asyncio.create_task(start(keeper, f"sleep {seconds[0]}; :"))
+            await asyncio.sleep(0)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await asyncio.to_thread(
+                eventually,
+                lambda: not sleepers(*seconds) and not children(inner_of(keeper)),
+                "gone",
+            )
+
+    run(main())
+
+
+def inner_of(keeper: Keeper) -> int:
+    assert keeper.pid is not None
+    return children(keeper.pid)[0]
+
+
+def test_capture_ends_a_command_that_says_too_much() -> None:
+    async def main() -> None:
+        async with keeping(KeeperLevel.SUBREAPER) as keeper:
+            output, is_whole = await keeper.capture(
+                ["yes"], cwd="/", environment=ENVIRONMENT, limit=100_000
+            )
+            assert not is_whole
+            assert output.startswith(b"y\ny\n")
+            assert await keeper.jobs() == []
+
+    run(main())
+
+
+def test_commands_start_with_default_signals_and_stdio_alone() -> None:
+    async def main() -> None:
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
+        ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        lock = os.open(os.devnull, os.O_RDWR)
+        keeper = Keeper(environment=ENVIRONMENT, life_lock=lock)
+        try:
+            output, _ = await keeper.capture(
+                ["sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/$$/fd; cat"],
+                cwd="/",
+                environment=ENVIRONMENT,
+                limit=1 << 16,
+            )
+        finally:
+            await keeper.close()
+            os.close(lock)
+            signal.signal(signal.SIGUSR2, ignored)
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        none = "0000000000000000"
+        assert output.decode().split() == ["SigBlk:", none, "SigIgn:", none, "0", "1", "2"]
+
+    run(main())
+
+
+def test_both_ways_to_list_children_agree() -> None:
+    with subprocess.Popen(["sleep", str(marks(1)[0])]) as child:
+        assert children(os.getpid()) == children_by_parent(os.getpid()) == [child.pid]
+        child.kill()

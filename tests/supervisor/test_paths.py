@@ -1,0 +1,196 @@
+"""Where everything is, and what may not be a path."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from protocol.errors import Internal, InvalidRequest
+from supervisor.paths import Paths, check_socket_length, fleet_id, make_private_dir, pod_id
+
+
+def resolve(home: str | None = None, environ: Mapping[str, str] | None = None) -> Paths:
+    return Paths.resolve(home, environ or {}, uid=1234, passwd_home="/home/u")
+
+
+def folders(paths: Paths) -> list[str]:
+    return [
+        str(folder)
+        for folder in (paths.home, paths.runtime, paths.data, paths.config, paths.scope_dir)
+    ]
+
+
+STATE = "/home/u/.local/state/podsup"
+SCOPE = f"{STATE}/scope"
+
+
+@pytest.mark.parametrize(
+    ("home", "environ", "expected"),
+    [
+        (
+            None,
+            {},
+            [STATE, "/tmp/podsup-1234", STATE, "/home/u/.config/podsup", SCOPE],
+        ),
+        (
+            None,
+            {"XDG_STATE_HOME": "/s", "XDG_CONFIG_HOME": "/c", "XDG_RUNTIME_DIR": "/r"},
+            ["/s/podsup", "/tmp/podsup-1234", "/s/podsup", "/c/podsup", SCOPE],
+        ),
+        (None, {"PODSUP_HOME": "/h"}, ["/h", "/h/run", "/h/data", "/h/config", SCOPE]),
+        ("/o", {"PODSUP_HOME": "/h"}, ["/o", "/o/run", "/o/data", "/o/config", SCOPE]),
+        ("/o", {"XDG_STATE_HOME": "/s"}, ["/o", "/o/run", "/o/data", "/o/config", SCOPE]),
+        ("/o", {"PODSUP_SCOPE_DIR": "/x"}, ["/o", "/o/run", "/o/data", "/o/config", "/x"]),
+        ("/o", {"HOME": "/other"}, ["/o", "/o/run", "/o/data", "/o/config", SCOPE]),
+    ],
+    ids=["nothing", "xdg", "variable", "option", "home-over-xdg", "scope", "scope-by-passwd"],
+)
+def test_the_first_that_is_set_counts(
+    home: str | None, environ: dict[str, str], expected: list[str]
+) -> None:
+    assert folders(resolve(home, environ)) == expected
+
+
+def test_an_empty_variable_counts_as_unset_and_a_relative_xdg_one_too() -> None:
+    environ = {"PODSUP_HOME": "", "PODSUP_SCOPE_DIR": "", "HOME": "", "XDG_STATE_HOME": "s"}
+    assert resolve(None, environ) == resolve()
+
+
+def test_a_relative_scope_folder_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="PODSUP_SCOPE_DIR"):
+        resolve(None, {"PODSUP_SCOPE_DIR": "scope"})
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Paths.resolve(None, {}, uid=1, passwd_home="")
+    assert "PODSUP_HOME" in (refused.value.next_step or "")
+    assert Paths.resolve("/h", {"PODSUP_SCOPE_DIR": "/s"}, uid=1, passwd_home="")
+
+
+def test_names_in_paths_are_hashes_of_fixed_length() -> None:
+    assert len(fleet_id("f")) == 8
+    assert len(pod_id("/h", "alice")) == 16
+    assert pod_id("/h", "alice") != pod_id("/other", "alice")
+    assert pod_id("/h", "alice") != pod_id("/hal", "ice")
+
+
+def test_files_and_sockets_have_their_places() -> None:
+    paths = resolve("/h")
+    fleet, pod = fleet_id("f"), pod_id("/h", "a")
+    assert [
+        str(path)
+        for path in (
+            paths.control_socket("f"),
+            paths.events_socket("f"),
+            paths.pod_socket("f", "a", 3),
+            paths.journal("f"),
+            paths.log("a", 3),
+        )
+    ] == [
+        f"/h/run/{fleet}/c.sock",
+        f"/h/run/{fleet}/e.sock",
+        f"/h/run/{fleet}/{pod}.3.sock",
+        "/h/data/fleets/f/journal.jsonl",
+        "/h/data/logs/a/3.log",
+    ]
+
+
+@pytest.mark.parametrize("name", ["..", "a/../b", "/etc/x", "", "A", "a\n"])
+def test_what_is_no_name_never_becomes_a_path(name: str) -> None:
+    for use in (resolve("/h").journal, lambda bad: resolve("/h").log(bad, 1)):
+        with pytest.raises(InvalidRequest, match="not a name"):
+            use(name)
+
+
+def test_the_longest_names_do_not_lengthen_a_socket_path() -> None:
+    longest = resolve("/h").pod_socket("f" * 63, "p" * 63, 1)
+    assert len(str(longest)) == len(str(resolve("/h").pod_socket("f", "p", 1)))
+
+
+def test_a_socket_path_over_107_bytes_is_refused_with_both_lengths_and_what_to_do() -> None:
+    check_socket_length(Path("/" + "x" * 106))
+    with pytest.raises(InvalidRequest, match="108 bytes") as refused:
+        check_socket_length(Path("/" + "x" * 107))
+    assert refused.value.details == {"size": 108, "limit": 107}
+    assert "--home" in (refused.value.next_step or "")
+    with pytest.raises(InvalidRequest):
+        resolve("/" + "é" * 45).control_socket("f")
+
+
+def test_the_limit_is_the_systems(folder: Path) -> None:
+    room = 107 - len(str(folder)) - 1
+    with socket.socket(socket.AF_UNIX) as fits:
+        fits.bind(str(check_socket_length(folder / ("x" * room))))
+    with socket.socket(socket.AF_UNIX) as too_long, pytest.raises(OSError, match="too long"):
+        too_long.bind(str(folder / ("x" * (room + 1))))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ps") as folder:
+        yield Path(folder)
+
+
+def test_a_home_is_one_home_however_it_is_spelled(folder: Path) -> None:
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to("real")
+    spelled = [str(folder / "real"), str(folder / "link"), f"{folder}/x/../real/"]
+    assert len({resolve(home) for home in spelled}) == 1
+
+
+def test_a_private_folder_is_made_with_what_leads_to_it(folder: Path) -> None:
+    path = folder / "a" / "b"
+    assert make_private_dir(path) == make_private_dir(path) == path
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (path, path.parent)] == [0o700, 0o700]
+
+
+def test_a_link_is_not_taken_for_a_private_folder(folder: Path) -> None:
+    (folder / "real").mkdir(mode=0o700)
+    (folder / "link").symlink_to("real")
+    with pytest.raises(Internal, match="is a link"):
+        make_private_dir(folder / "link")
+
+
+def test_a_file_is_not_taken_for_a_folder(folder: Path) -> None:
+    (folder / "file").touch()
+    with pytest.raises(Internal, match="not a folder"):
+        make_private_dir(folder / "file")
+
+
+def test_a_folder_that_others_may_enter_is_refused_with_the_command_that_mends_it(
+    folder: Path,
+) -> None:
+    folder.chmod(0o750)
+    with pytest.raises(Internal, match="0750") as refused:
+        make_private_dir(folder)
+    assert f"chmod 700 {folder}" in (refused.value.next_step or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
+    path = make_private_dir(folder / "theirs")
+    os.chown(path, 65534, 65534)
+    with pytest.raises(Internal, match="belongs to user 65534"):
+        make_private_dir(path)
+
+
+@pytest.mark.process
+def test_paths_bring_no_manifest_and_no_locks_into_a_command() -> None:
+    code = "import sys, supervisor.paths as p; p.Paths.here('/h'); print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"protocol.manifest", "filelock", "asyncio"} & set(loaded)

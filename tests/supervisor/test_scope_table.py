@@ -1,0 +1,405 @@
+"""The scope table on disk: its files, their repair, and several supervisors at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protocol import errors
+from protocol.errors import (
+    Conflict,
+    DuplicatePod,
+    Internal,
+    UnknownPod,
+    UnsupportedVersion,
+    WriteConflict,
+    WrongToken,
+)
+from protocol.scope import Permission, Scope, ScopeRule
+from supervisor import life_lock
+from supervisor.core.allocations import Adoption, Allocation, AllocationState
+from supervisor.durable import locked
+from supervisor.identity import Identity, identity_of
+from supervisor.scope_table import Claim, ScopeTable
+from supervisor.turns import locked_in_turn
+
+PROJECT = Path(__file__).parents[2]
+
+
+class Supervisor:
+    """A table, and the life locks of the pods that were started through it."""
+
+    def __init__(self, folder: Path, home: str = "/h") -> None:
+        self.folder = folder
+        self.table = ScopeTable(folder, home, "s", clock=lambda: 1_000)
+        self.held: dict[tuple[str, int], int] = {}
+
+    def claim(self, pod: str, *targets: str, incarnation: int = 1) -> Claim:
+        """A claim whose life lock is held."""
+        fd = life_lock.take(self.table.life_lock(pod, incarnation))
+        self.held[pod, incarnation] = fd
+        rules = tuple(ScopeRule(target=t, permission=Permission.WRITE) for t in targets)
+        return Claim(
+            pod=pod,
+            incarnation=incarnation,
+            token=f"{pod}-{incarnation}",
+            scope=Scope(allow=rules),
+            session_id=f"session-{pod}",
+            segment_id=f"segment-{pod}",
+        )
+
+    def start(self, pod: str, *targets: str, incarnation: int = 1) -> Allocation:
+        return self.table.register(self.claim(pod, *targets, incarnation=incarnation))
+
+    def kill(self, pod: str, incarnation: int = 1) -> None:
+        os.close(self.held.pop((pod, incarnation)))
+
+    def pods(self) -> list[str]:
+        return [row.pod for row in self.table.list()]
+
+    def close(self) -> None:
+        for fd in self.held.values():
+            os.close(fd)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ps") as folder:
+        yield Path(folder) / "scope"
+
+
+@pytest.fixture
+def fleet(folder: Path) -> Iterator[Supervisor]:
+    fleet = Supervisor(folder)
+    yield fleet
+    fleet.close()
+
+
+def own() -> Identity:
+    identity = identity_of(os.getpid())
+    assert identity is not None
+    return identity
+
+
+def test_what_one_supervisor_writes_another_one_reads(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    other = ScopeTable(fleet.folder, "/other", "t")
+    assert other.list() == fleet.table.list()
+    assert [row.scope_allow[0].target for row in other.list()] == ["/w/a"]
+
+
+def test_a_pods_life_from_its_reservation_to_its_release(fleet: Supervisor) -> None:
+    assert fleet.start("a", "/w").state is AllocationState.RESERVED
+    held = fleet.table.adopt(Adoption(pod="a", token="a-1", identity=own()))
+    assert (held.state, held.identity) == (AllocationState.HELD, own())
+    moved = fleet.table.claim_segment("a", "a-1", "session-a", "next")
+    assert moved.segment_id == "next"
+    with pytest.raises(Conflict):
+        fleet.table.release("a", "a-1")
+    fleet.kill("a")
+    fleet.table.release("a", "a-1")
+    fleet.table.release("a", "a-1")
+    assert fleet.pods() == []
+    assert list((fleet.folder / "life").iterdir()) == []
+
+
+def test_a_restart_renews_the_row_and_forgets_the_old_lock(fleet: Supervisor) -> None:
+    fleet.start("a", "/w")
+    fleet.kill("a")
+    renewed = fleet.table.renew(fleet.claim("a", "/w", incarnation=2))
+    assert (renewed.incarnation, renewed.token) == (2, "a-2")
+    assert [path.suffix for path in (fleet.folder / "life").iterdir()] == [".2"]
+    with pytest.raises(WrongToken):
+        fleet.table.adopt(Adoption(pod="a", token="a-1", identity=own()))
+
+
+def test_a_dead_pods_claim_is_settled_by_whoever_wants_it(fleet: Supervisor) -> None:
+    fleet.start("a", "/w")
+    fleet.kill("a")
+    fleet.start("b", "/w")
+    assert fleet.pods() == ["b"]
+    assert [path.suffix for path in (fleet.folder / "life").iterdir()] == [".1"]
+
+
+def test_a_row_is_refused_while_its_life_lock_is_not_held(fleet: Supervisor) -> None:
+    claim = fleet.claim("a", "/w")
+    fleet.kill("a")
+    with pytest.raises(ValueError, match="life lock"):
+        fleet.table.register(claim)
+
+
+def test_without_a_life_lock_file_the_identity_decides(fleet: Supervisor) -> None:
+    fleet.start("a", "/w")
+    fleet.table.adopt(Adoption(pod="a", token="a-1", identity=own()))
+    fleet.table.life_lock("a", 1).unlink()
+    with pytest.raises(WriteConflict):
+        fleet.start("b", "/w")
+    elsewhere = own().model_copy(update={"pid_ns": 1})
+    fleet.table.adopt(Adoption(pod="a", token="a-1", identity=elsewhere))
+    with pytest.raises(WriteConflict, match="cannot be seen from here"):
+        fleet.start("c", "/w")
+    gone = own().model_copy(update={"start_ticks": 1})
+    fleet.table.adopt(Adoption(pod="a", token="a-1", identity=gone))
+    fleet.start("d", "/w")
+    assert fleet.pods() == ["d"]
+
+
+def test_many_pods_cost_one_write_and_each_has_its_own_outcome(fleet: Supervisor) -> None:
+    claims = [fleet.claim(f"p{i}", f"/w/{i}") for i in range(49)]
+    outcomes = fleet.table.register_many([*claims, fleet.claim("thief", "/w/7/below"), claims[0]])
+    assert [type(outcome) for outcome in outcomes[48:]] == [Allocation, WriteConflict, DuplicatePod]
+    assert len(fleet.pods()) == 49
+    before = json.loads((fleet.folder / "table.json.bak").read_bytes())
+    assert before == {"schema": 1, "allocations": []}
+
+
+def test_what_is_refused_is_not_written(fleet: Supervisor) -> None:
+    fleet.start("a", "/w")
+    before = (fleet.folder / "table.json").stat()
+    with pytest.raises(WriteConflict):
+        fleet.start("b", "/w/below")
+    with pytest.raises(UnknownPod):
+        fleet.table.adopt(Adoption(pod="b", token="b-1", identity=own()))
+    assert (fleet.folder / "table.json").stat().st_ino == before.st_ino
+
+
+def test_the_files_are_private_and_nothing_else_is_left(fleet: Supervisor) -> None:
+    fleet.start("a", "/w")
+    modes = {
+        path.name: stat.S_IMODE(path.lstat().st_mode)
+        for path in (fleet.folder, *fleet.folder.iterdir())
+    }
+    assert modes == {
+        "scope": 0o700,
+        "life": 0o700,
+        "table.lock.queue": 0o700,
+        "table.json": 0o600,
+        "table.json.bak": 0o600,
+        "table.lock": 0o600,
+    }
+    assert list((fleet.folder / "table.lock.queue").iterdir()) == []
+
+
+DAMAGE = [b"", b'{"schema":1,"alloc', b"\0" * 512, b"[]\n"]
+
+
+@pytest.mark.parametrize("text", DAMAGE, ids=["empty", "cut", "zeros", "other"])
+def test_an_unreadable_table_is_restored_from_the_version_before(
+    fleet: Supervisor, text: bytes
+) -> None:
+    fleet.start("a", "/w/a")
+    fleet.start("b", "/w/b")
+    (fleet.folder / "table.json").write_bytes(text)
+    fleet.start("c", "/w/c")
+    assert fleet.pods() == ["a", "c"]
+    (alert,) = fleet.table.take_alerts()
+    assert "table.json" in alert
+    assert "one version" in alert
+    assert fleet.table.take_alerts() == []
+    assert (fleet.folder / "table.json.damaged").read_bytes() == text
+
+
+def test_a_line_that_was_scribbled_on_is_damage_too(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    fleet.start("b", "/w/b")
+    table = fleet.folder / "table.json"
+    table.write_bytes(table.read_bytes().replace(b'"pod":"b"', b'"pod":7'))
+    fleet.start("c", "/w/c")
+    assert fleet.pods() == ["a", "c"]
+
+
+def test_a_pod_whose_registration_was_lost_is_not_adopted(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    fleet.start("b", "/w/b")
+    (fleet.folder / "table.json").write_bytes(b"")
+    with pytest.raises(UnknownPod):
+        fleet.table.adopt(Adoption(pod="b", token="b-1", identity=own()))
+
+
+def lose(folder: Path) -> None:
+    for name in ("table.json", "table.json.bak"):
+        (folder / name).write_bytes(b"")
+
+
+def test_a_lost_table_never_becomes_empty_while_pods_live(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    lose(fleet.folder)
+    with pytest.raises(Internal, match="1 pods are alive") as lost:
+        fleet.table.release("a", "a-1")
+    assert lost.value.next_step
+    with pytest.raises(Internal):
+        fleet.start("b", "/w/a")
+    with pytest.raises(Internal):
+        fleet.table.list()
+
+
+def test_a_lost_table_is_rebuilt_from_the_claims_of_all_live_pods(fleet: Supervisor) -> None:
+    rows = [fleet.start("a", "/w/a"), fleet.start("b", "/w/b")]
+    lose(fleet.folder)
+    with pytest.raises(Conflict) as refused:
+        fleet.table.rebuild_from(rows[:1])
+    assert refused.value.details["locks"] == [str(fleet.table.life_lock("b", 1))]
+    fleet.table.rebuild_from(rows)
+    assert list(fleet.table.list()) == rows
+
+
+def test_rebuilding_a_table_that_is_readable_changes_nothing(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    fleet.table.rebuild_from([])
+    assert fleet.pods() == ["a"]
+
+
+def test_a_lost_table_begins_anew_with_an_alert_once_nobody_lives(fleet: Supervisor) -> None:
+    fleet.start("a", "/w/a")
+    lose(fleet.folder)
+    fleet.kill("a")
+    table = ScopeTable(fleet.folder, "/h", "s")
+    assert table.list() == ()
+    assert len(table.take_alerts()) == 1
+
+
+def test_the_first_table_is_no_alert(fleet: Supervisor) -> None:
+    assert fleet.table.take_alerts() == []
+    assert fleet.pods() == []
+
+
+def test_a_table_of_a_newer_version_is_left_alone(fleet: Supervisor) -> None:
+    newer = b'{"schema":2,"rows":{}}'
+    (fleet.folder / "table.json").write_bytes(newer)
+    with pytest.raises(UnsupportedVersion):
+        fleet.start("a", "/w")
+    assert (fleet.folder / "table.json").read_bytes() == newer
+
+
+def test_a_folder_that_others_may_enter_is_refused(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    with pytest.raises(Internal, match="open to other users"):
+        ScopeTable(folder, "/h", "s")
+
+
+def test_a_lock_that_is_not_to_be_had_is_an_error_and_no_hang(folder: Path) -> None:
+    folder.mkdir()
+    with (
+        locked(folder / "lock"),
+        pytest.raises(errors.Timeout, match="lock"),
+        locked(folder / "lock", timeout_s=0.02),
+    ):
+        pass
+
+
+@pytest.mark.process
+def test_a_forked_child_that_dies_does_not_release_its_parents_lock(folder: Path) -> None:
+    folder.mkdir()
+    with locked(folder / "lock"):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        with pytest.raises(errors.Timeout), locked(folder / "lock", timeout_s=0.02):
+            pass
+
+
+def python(code: str, *args: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from supervisor.turns import locked_in_turn
+with locked_in_turn(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+WAIT_IN_LINE = """
+import sys
+from pathlib import Path
+from supervisor.turns import _first_in_line
+with _first_in_line(Path(sys.argv[1])):
+    print("first", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("code", [HOLD, WAIT_IN_LINE], ids=["holder", "first-in-line"])
+def test_kill_9_of_who_has_the_lock_or_its_turn_wedges_nobody(fleet: Supervisor, code: str) -> None:
+    path = fleet.folder / ("table.lock" if code is HOLD else "table.lock.queue")
+    with python(code, path) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline()
+        victim.kill()
+        victim.wait()
+    fleet.start("a", "/w")
+    assert fleet.pods() == ["a"]
+    assert list((fleet.folder / "table.lock.queue").iterdir()) == []
+
+
+@pytest.mark.process
+def test_a_process_that_is_stopped_in_line_only_delays_the_others(fleet: Supervisor) -> None:
+    with python(WAIT_IN_LINE, fleet.folder / "table.lock.queue") as sleeper:
+        assert sleeper.stdout is not None
+        assert sleeper.stdout.readline()
+        with locked_in_turn(fleet.folder / "table.lock"):
+            assert sleeper.poll() is None
+        sleeper.kill()
+
+
+CONTEND = """
+import sys
+from pathlib import Path
+from protocol.errors import WriteConflict
+from protocol.scope import Permission, Scope, ScopeRule
+from supervisor import life_lock
+from supervisor.scope_table import Claim, ScopeTable
+table = ScopeTable(Path(sys.argv[1]), sys.argv[2], sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+won = []
+for i in range(40):
+    life_lock.take(table.life_lock(f"p{i}", 1))
+    rule = ScopeRule(target=f"/w/{i}", permission=Permission.WRITE)
+    try:
+        table.register(Claim(f"p{i}", 1, "t", Scope(allow=(rule,))))
+        won.append(str(i))
+    except WriteConflict:
+        pass
+print(*won, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.process
+def test_two_supervisors_that_want_the_same_paths_never_both_get_one(folder: Path) -> None:
+    with python(CONTEND, folder, "/h1") as one, python(CONTEND, folder, "/h2") as two:
+        both = (one, two)
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in both:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        won = [set((process.stdout or sys.stdin).readline().split()) for process in both]
+        assert won[0] & won[1] == set()
+        assert won[0] | won[1] == {str(i) for i in range(40)}
+        rows = ScopeTable(folder, "/h3", "/h3").list()
+        assert len({row.scope_allow[0].target for row in rows}) == len(rows) == 40
+        for process in both:
+            process.kill()
