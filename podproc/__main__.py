@@ -25,7 +25,10 @@ REFUSED = 77
 
 
 def live(birth_bytes: bytes, life_lock: int) -> int:
-    """Live one incarnation; returns the exit code. The life lock stays open until the process ends."""
+    """Live one incarnation; returns the exit code.
+
+    The life lock stays open until the process ends.
+    """
     random.seed()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     become_subreaper()

@@ -1,8 +1,10 @@
-"""The pod's line to its supervisor: one DEALER for methods, replies, beats and the pod's own requests.
+"""The pod's line to its supervisor.
 
-It says `hello` on every new connection and whenever the supervisor asks who it is (`who`): a route belongs
-to a token, and only a hello binds them. It decodes each message once. What a message means is not its
-affair: requests go to `on_request`, whose answers come back through `reply`.
+One DEALER for methods, replies, beats and the pod's own requests.
+
+It says `hello` on every new connection and whenever the supervisor asks who it is (`who`): a route
+belongs to a token, and only a hello binds them. It decodes each message once. What a message means
+is not its affair: requests go to `on_request`, whose answers come back through `reply`.
 """
 
 from __future__ import annotations
@@ -102,7 +104,8 @@ class Link:
     def refuse(self, request: Request, error: PodsupError) -> None:
         """Answer a request with an error, once.
 
-        Remembered like a result: a repeat that was on its way must not find the pod in a better mood.
+        Remembered like a result: a repeat that was on its way must not find the pod in a better
+        mood.
         """
         self._answer(request.sender, request.id, False, error.to_body())
 
@@ -137,7 +140,9 @@ class Link:
         try:
             self._socket.send(frames)
         except WouldBlock:
-            self.dropped += 1  # nobody reads: the supervisor is away, and repeats what it wants to know
+            self.dropped += (
+                1  # nobody reads: the supervisor is away, and repeats what it wants to know
+            )
 
     def _answer(self, sender: str, request_id: str, ok: bool, body: Wire) -> None:
         self._answered.finish(sender, request_id, (ok, body), self._clock())

@@ -1,9 +1,10 @@
 """The notify buffer: what waits for the model, durable in every status.
 
-`inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per run that
-consumed some. The buffer is what the inbox has and neither the session's log nor a `delivered` mark names;
-so a run that is rolled back gives its messages back by itself, and a crash between log and mark delivers
-nothing twice. At most 128 wait; beyond that the oldest is dropped, with an alert.
+`inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per
+run that consumed some. The buffer is what the inbox has and neither the session's log nor a
+`delivered` mark names; so a run that is rolled back gives its messages back by itself, and a crash
+between log and mark delivers nothing twice. At most 128 wait; beyond that the oldest is dropped,
+with an alert.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ class Inbox:
         os.ftruncate(self._fd, known)
 
     def _load(self, logged: Collection[str]) -> int:
-        """Read the file; return the length up to its last newline (the rest was never committed)."""
+        """Read the file.
+
+        Return the length up to its last newline (the rest was never committed).
+        """
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
@@ -116,7 +120,10 @@ class Inbox:
         return [waiting.message for waiting in taken]
 
     def settle(self, ts: int) -> bool:
-        """The run has ended: mark what it consumed. True when a message of the parent was among it."""
+        """The run has ended: mark what it consumed.
+
+        True when a message of the parent was among it.
+        """
         taken, self._taken = self._taken, []
         if taken:
             self._write(Delivered(ts=ts, ids=tuple(w.message.id for w in taken)))
@@ -130,7 +137,10 @@ class Inbox:
         self._taken = []
 
     def waking(self, *, since_run: int = 0) -> Trigger | None:
-        """Return what would start a run: the newest waking message that came in `since_run` or later."""
+        """Return what would start a run.
+
+        The newest waking message that came in `since_run` or later.
+        """
         for waiting in reversed(self._waiting.values()):
             if waiting.message.wakes and waiting.in_run >= since_run:
                 is_event = waiting.message.item.kind == "pod_event"

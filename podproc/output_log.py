@@ -1,7 +1,8 @@
 """The pod's own log file, which is its stdout and stderr: rotation by rename, open, dup2.
 
-No pipe and no reader stand between a pod and its log, so nobody can die or block on the way. The pod looks
-at each beat and rotates when the file is over its size; between two looks the cap may be passed.
+No pipe and no reader stand between a pod and its log, so nobody can die or block on the way. The
+pod looks at each beat and rotates when the file is over its size; between two looks the cap may be
+passed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def rotate_output(logs: Logs) -> bool:
     for number in range(logs.keep - 1, 0, -1):
         older = f"{path}.{number}"
         if os.path.exists(older):
-            os.replace(older, f"{path}.{number + 1}") if number + 1 < logs.keep else os.unlink(older)
+            os.replace(older, f"{path}.{number + 1}") if number + 1 < logs.keep else os.unlink(
+                older
+            )
     os.replace(path, f"{path}.1")
     fresh = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.dup2(fresh, 1)

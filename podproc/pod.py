@@ -1,9 +1,9 @@
 """The shell of one pod: sockets, tasks, and the carrying out of what `podproc.turn` says.
 
-One loop, one thread that decides. Each stimulus goes through `Turn.handle`, each instruction is a small
-method here, looked up by its type. What takes time (first and last appends of a run, the engine, an
-abandonment) is a task of its own that ends by handing in a stimulus; so the loop always turns, beats prove
-it, and shutdown, cancel and watchers are answered at any time.
+One loop, one thread that decides. Each stimulus goes through `Turn.handle`, each instruction is a
+small method here, looked up by its type. What takes time (first and last appends of a run, the
+engine, an abandonment) is a task of its own that ends by handing in a stimulus; so the loop always
+turns, beats prove it, and shutdown, cancel and watchers are answered at any time.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
 
 
 class Pod:
-    """One incarnation. Built before anything is announced; `live` announces it and returns at its end."""
+    """One incarnation. Built before anything is announced.
+
+    `live` announces it and returns at its end.
+    """
 
     def __init__(
         self,
@@ -144,7 +147,8 @@ class Pod:
             new_id=new_id,
         )
 
-    # -- life ---------------------------------------------------------------------------------------
+    # -- life
+    # ---------------------------------------------------------------------------------------
 
     async def live(self) -> int:
         """Say hello, close a crash, answer until told to leave; returns the exit code."""
@@ -152,9 +156,7 @@ class Pod:
         self._beat()
         cut = await self._record.close_crash()
         if cut is not None:
-            error = ErrorBody(
-                code=ErrorCode.INTERRUPTED, message="the process died during the run"
-            )
+            error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
         self._set_status(t.SetStatus(self._turn.state.status))
         if (trigger := self._inbox.waking()) is not None:
@@ -197,7 +199,8 @@ class Pod:
             case _:
                 return False
 
-    # -- carrying out -------------------------------------------------------------------------------
+    # -- carrying out
+    # -------------------------------------------------------------------------------
 
     def _do(self, instruction: t.Instruction) -> None:
         match instruction:
@@ -400,7 +403,8 @@ class Pod:
         if not self._gone.done():
             self._gone.set_result(0)
 
-    # -- telling ------------------------------------------------------------------------------------
+    # -- telling
+    # ------------------------------------------------------------------------------------
 
     def _set_status(self, status: t.SetStatus) -> None:
         self._record.emit(ev.Status(status=status.status, flags=status.flags))
@@ -416,9 +420,7 @@ class Pod:
         if error is not None:
             self._record.emit(ev.ErrorEvent(code=error.code, message=error.message))
         self._record.emit(
-            ev.RunEnd(
-                result=result, request_id=request_id, reason=reason, input=taken, error=error
-            )
+            ev.RunEnd(result=result, request_id=request_id, reason=reason, input=taken, error=error)
         )
 
     def _beat(self) -> None:
@@ -544,7 +546,7 @@ def _arrived(request: t.Request, wakes: bool) -> Arrived:
 
 def build_validators() -> None:
     """Build what is built at first use, so that no pod has to: for the zygote, before it forks."""
-    from protocol import control, entries, methods, snapshot, wire
+    from protocol import control, entries, methods, wire
 
     for models in (
         ev.EVENTS.values(),
@@ -556,5 +558,3 @@ def build_validators() -> None:
     ):
         for model in models:
             model.model_rebuild()
-
-

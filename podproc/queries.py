@@ -77,9 +77,7 @@ class Queries:
             asked.before.index if asked.before else None,
             asked.limit,
         )
-        return m.History(
-            segment_id=segment, first_index=first, entries=entries, head_entries=head
-        )
+        return m.History(segment_id=segment, first_index=first, entries=entries, head_entries=head)
 
     def _require_self(self, name: str) -> None:
         if name != self._birth.manifest.name:

@@ -1,8 +1,9 @@
 """The one writer of a pod's history: log, mirror and log lane move together, in that order.
 
-Every entry is appended to the segment, then folded into the mirror (`Replayed`), then published. What the
-model is asked with, what a watcher is shown and what a restart finds are therefore the same thing. The
-recorder also knows how runs begin, end, and are taken back; it decides nothing about when.
+Every entry is appended to the segment, then folded into the mirror (`Replayed`), then published.
+What the model is asked with, what a watcher is shown and what a restart finds are therefore the
+same thing. The recorder also knows how runs begin, end, and are taken back; it decides nothing
+about when.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ class Position:
 
 
 class Recorder:
-    """The history of one pod. `watchers` is set once the publisher is bound; before, nothing is published."""
+    """The history of one pod. `watchers` is set once the publisher is bound.
+
+    Before, nothing is published.
+    """
 
     def __init__(
         self,
@@ -65,10 +69,14 @@ class Recorder:
         self.watchers: Watchers | None = None
         self.inbox: Inbox | None = None
 
-    # -- opening and reading ------------------------------------------------------------------------
+    # -- opening and reading
+    # ------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the session where there is one; a repaired tail becomes an alert. Raises LogDamaged."""
+        """Open the session where there is one; a repaired tail becomes an alert.
+
+        Raises LogDamaged.
+        """
         path = self._store.path(self._position.session_id, self._position.segment_id)
         if not path.exists():
             return
@@ -104,7 +112,10 @@ class Recorder:
     def history(
         self, segment_id: str | None, since: int | None, before: int | None, limit: int
     ) -> tuple[str | None, int, tuple[en.Entry, ...], int]:
-        """Return (segment, first index, entries, head); raises InvalidRequest for an unknown segment."""
+        """Return (segment, first index, entries, head).
+
+        Raises InvalidRequest for an unknown segment.
+        """
         if self._log is None:
             return None, 0, (), 0
         log = self._log
@@ -132,7 +143,8 @@ class Recorder:
         finally:
             log.close()
 
-    # -- a run --------------------------------------------------------------------------------------
+    # -- a run
+    # --------------------------------------------------------------------------------------
 
     async def begin(self, plan: RunPlan, close: ClosePrevious) -> None:
         """Commit what a run begins with, durably; it is published by `publish_begin`.
@@ -166,7 +178,10 @@ class Recorder:
             self._publish_entry(index, entry, None)
 
     def closing_for(self, close: ClosePrevious) -> list[en.Entry]:
-        """Return the entries that close an interruption: a result per open call, and the note if it is due."""
+        """Return the entries that close an interruption.
+
+        A result per open call, and the note if it is due.
+        """
         return self._closing(close)
 
     async def end(
@@ -206,7 +221,10 @@ class Recorder:
         await self.sync()
 
     async def close_crash(self) -> en.Invoke | None:
-        """Close a run that a crash cut, once; return its `invoke`, None where there was none open."""
+        """Close a run that a crash cut, once.
+
+        Return its `invoke`, None where there was none open.
+        """
         cut = self.state.open_run
         if cut is None:
             return None
@@ -231,12 +249,11 @@ class Recorder:
         assert isinstance(wanted, en.UserInput)
         start = index - 1 if isinstance(entries[index - 1], en.Invoke) else index
         self._cut_to(start, fold(entries[:start]))
-        self.emit(
-            ev.LogCut(segment_id=self._log.segment_id, head_entries=start, reason="rewind")
-        )
+        self.emit(ev.LogCut(segment_id=self._log.segment_id, head_entries=start, reason="rewind"))
         return wanted.segments
 
-    # -- what the engine produces -------------------------------------------------------------------
+    # -- what the engine produces
+    # -------------------------------------------------------------------
 
     def items(self) -> Sequence[Item]:
         """The history so far."""
@@ -346,7 +363,8 @@ class Recorder:
         if self.inbox is not None:
             self.inbox.close()
 
-    # -- inside -------------------------------------------------------------------------------------
+    # -- inside
+    # -------------------------------------------------------------------------------------
 
     def _create(self) -> SegmentLog:
         first = en.SegmentStart(

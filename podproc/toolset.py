@@ -19,9 +19,7 @@ from protocol.birth import Birth
 from protocol.scope import Permission, Scope, ScopeRule, canonical, effective_permission
 from protocol.snapshot import Sandbox, ScopeSummary
 
-UNPROTECTED = (
-    "shell commands are not caged: they can read and write whatever this user can",
-)
+UNPROTECTED = ("shell commands are not caged: they can read and write whatever this user can",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,16 @@
 """The Idle/Running/Paused machine of one pod: methods and outcomes in, instructions out. Pure.
 
-`Turn.handle(stimulus) -> [instruction]` is the only thing that changes the state. The shell carries the
-instructions out in the order given; what can fail or takes time (a log append, a run, a compaction) comes
-back as a stimulus. So a run lives like this:
+`Turn.handle(stimulus) -> [instruction]` is the only thing that changes the state. The shell carries
+the instructions out in the order given; what can fail or takes time (a log append, a run, a
+compaction) comes back as a stimulus. So a run lives like this:
 
-    Asked(run) ─► Begin ─► Begun ─► publish, reply, StartEngine ─► RunOver ─► Close ─► Closed ─► run_end,
+    Asked(run) ─► Begin ─► Begun ─► publish, reply, StartEngine ─► RunOver ─► Close ─► Closed ─►
+    run_end,
               the log append           status, report, jobs, leave or next run          the log append
 
-The status is `running` from the moment a run is staged: a second `run` is refused, and a cancel or pause
-reaches it even before its first request. What each method does in each column is `METHODS`, how a run ends
-is `run_end_of`; a row that is not there does not exist.
+The status is `running` from the moment a run is staged: a second `run` is refused, and a cancel or
+pause reaches it even before its first request. What each method does in each column is `METHODS`,
+how a run ends is `run_end_of`; a row that is not there does not exist.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from protocol.pod_events import is_agent_visible, wakes_parent
 from protocol.segments import Segment
 from protocol.status import Flag, PodStatus, RunResult, Trigger
 
-# -- values -----------------------------------------------------------------------------------------
+# -- values
+# -----------------------------------------------------------------------------------------
 
 
 class RunKind(StrEnum):
@@ -44,7 +46,10 @@ class RunKind(StrEnum):
 
 
 class StopWish(StrEnum):
-    """Why a run is to stop, weakest first: cancel beats pause in either order, shutdown beats both."""
+    """Why a run is to stop, weakest first.
+
+    Cancel beats pause in either order, shutdown beats both.
+    """
 
     PAUSE = "pause"
     CANCEL = "cancel"
@@ -79,7 +84,8 @@ class RunPlan:
         return self.request.id if self.request else None
 
 
-# -- stimuli ----------------------------------------------------------------------------------------
+# -- stimuli
+# ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +196,8 @@ Stimulus: TypeAlias = (
     | LeaveWhenIdle
 )
 
-# -- instructions -----------------------------------------------------------------------------------
+# -- instructions
+# -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +370,8 @@ Instruction: TypeAlias = (
     | Leave
 )
 
-# -- the tables -------------------------------------------------------------------------------------
+# -- the tables
+# -------------------------------------------------------------------------------------
 
 
 class Column(StrEnum):
@@ -464,7 +472,8 @@ def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunRe
             return RunResult.PAUSED, over.reason
 
 
-# -- the machine ------------------------------------------------------------------------------------
+# -- the machine
+# ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,9 +507,7 @@ class TurnState:
 class Turn:
     """The machine; `can_compact` is False where no compactor is built in."""
 
-    def __init__(
-        self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True
-    ) -> None:
+    def __init__(self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True) -> None:
         self.state = TurnState(status=status)
         self._can_compact = can_compact
 
@@ -602,7 +609,9 @@ class Turn:
                     "resume it or start a fresh run first"
                 )
             case _:
-                return self._already("a run is in progress; pause or cancel it, or wait for its end")
+                return self._already(
+                    "a run is in progress; pause or cancel it, or wait for its end"
+                )
 
     def _already(self, message: str) -> AlreadyRunning:
         plan = self.state.plan or self.state.held
@@ -660,9 +669,7 @@ class Turn:
         before = PodStatus.PAUSED if plan.kind is RunKind.RESUME else PodStatus.IDLE
         self._set(status=before, plan=None, stop=None)
         told: list[Instruction] = (
-            [Reply(plan.request, error)]
-            if plan.request
-            else [SetStatus(before, self.state.flags)]
+            [Reply(plan.request, error)] if plan.request else [SetStatus(before, self.state.flags)]
         )
         return [*told, *([Leave()] if self.state.leaving else [])]
 
@@ -760,5 +767,3 @@ def _run_plan(request: Request) -> RunPlan:
 def _trigger_of(request: Request) -> Trigger:
     is_event = isinstance(request.method, m.PodEventMethod)
     return Trigger.POD_EVENT if is_event else Trigger.NOTIFY
-
-

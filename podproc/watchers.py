@@ -1,8 +1,8 @@
 """The pod's publishing side: lanes, snapshots on hello, replays, and what is in flight.
 
-Everything a pod publishes goes through `Watchers.publish`, on the loop's thread, so that a snapshot built
-in one uninterrupted step and the numbers it names belong together. A slow or dead watcher costs nothing:
-PUB drops for it, and it refills from the ring or asks for a new snapshot.
+Everything a pod publishes goes through `Watchers.publish`, on the loop's thread, so that a snapshot
+built in one uninterrupted step and the numbers it names belong together. A slow or dead watcher
+costs nothing: PUB drops for it, and it refills from the ring or asks for a new snapshot.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Blocks:
                 pass
 
     def run_call(self, call_id: str, name: str, arguments: str) -> None:
-        """The call's entry is committed and its tool is about to run: it stays in flight until its result."""
+        """The call's entry is committed and its tool is about to run.
+
+        It stays in flight until its result.
+        """
         self._blocks[call_id] = _Writing("tool_call", [arguments], name, "running")
 
     def leave(self, block: int | str) -> None:
@@ -132,9 +135,7 @@ class Watchers:
     def publish(self, event: ev.Event) -> None:
         """Number an event and send it to whoever watches."""
         self.blocks.on_event(event)
-        self._socket.send(
-            self._lanes.publish(event, ts_ms=self._wall_ms(), now=self._monotonic())
-        )
+        self._socket.send(self._lanes.publish(event, ts_ms=self._wall_ms(), now=self._monotonic()))
 
     def tick(self) -> None:
         """Once a second: tell the newest numbers, so that a lost last event is noticed."""

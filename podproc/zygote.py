@@ -1,16 +1,16 @@
 """The fork server: one thread, everything imported, garbage frozen; it only forks.
 
-Every pod is forked from here, in about the time the kernel needs to copy a page table, instead of paying a
-second of imports each. What makes that safe:
+Every pod is forked from here, in about the time the kernel needs to copy a page table, instead of
+paying a second of imports each. What makes that safe:
 
   - exactly one thread and no ZeroMQ context, ever; it refuses to fork otherwise;
-  - `gc.collect(); gc.freeze()` before the first fork: a later collection in a child would copy every page;
+  - `gc.collect(); gc.freeze()` before the first fork: else a collection in a child copies every page;
   - the child keeps stdio (its log file) and its life lock, and closes every other descriptor.
 
-It watches its children without reaping them (`WNOWAIT`): a pid stays a zombie, and so cannot be reused,
-until the supervisor has settled the death and says `reap`. When the zygote dies its children, dead or
-alive, become the supervisor's (a subreaper) with their status intact; when its channel closes it exits.
-Messages: `protocol.transport.fork_channel`.
+It watches its children without reaping them (`WNOWAIT`): a pid stays a zombie, and so cannot be
+reused, until the supervisor has settled the death and says `reap`. When the zygote dies its
+children, dead or alive, become the supervisor's (a subreaper) with their status intact; when its
+channel closes it exits. Messages: `protocol.transport.fork_channel`.
 """
 
 from __future__ import annotations

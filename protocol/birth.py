@@ -1,7 +1,10 @@
-"""All that a pod is given at its fork, besides descriptors: who it is, where it speaks, what it continues.
+"""All that a pod is given at its fork, besides descriptors.
 
-The supervisor writes it, the zygote hands it on unread, the pod validates it before anything else. The
-token is the pod's authority; it travels over the socketpair only, never in argv, environment or a file.
+Who it is, where it speaks, what it continues.
+
+The supervisor writes it, the zygote hands it on unread, the pod validates it before anything else.
+The token is the pod's authority; it travels over the socketpair only, never in argv, environment or
+a file.
 """
 
 from __future__ import annotations

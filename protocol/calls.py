@@ -1,10 +1,12 @@
-"""Bookkeeping of requests and replies: ids, deadlines, duplicates, late replies. Pure; time is passed in.
+"""Bookkeeping of requests and replies: ids, deadlines, duplicates, late replies. Pure.
+
+Time is passed in.
 
 Three parties keep three books, so that every request gets exactly one answer and one effect:
 
     Asked     the asker: what it still waits for, what to send again, and which replies are late
     Relay     the supervisor, between asker and pod: who gets which reply, within limits, until when
-    Answered  the target: what it has answered lately, so that a repeated id has one effect and one reply
+    Answered  the target: what it answered lately; a repeated id has one effect and one reply
 
 Ids are chosen by askers and compared per sender, so that one sender cannot claim another's answer.
 """
@@ -156,7 +158,7 @@ class Answered(Generic[R]):
         self._keep_s = keep_s
 
     def begin(self, sender: str, request_id: str, now: float) -> R | InProgress | None:
-        """Return the earlier answer, InProgress, or None for a new request, which is noted as begun."""
+        """Return the earlier answer, InProgress, or None for a new request, now begun."""
         self._forget(now)
         known = self._known.get((sender, request_id))
         if known is not None:

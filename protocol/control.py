@@ -1,9 +1,10 @@
 """What may be asked of the supervisor, and by whom.
 
-`rights` says who may use a control at all: an `operator`, a `pod`, or both; what a pod may aim it at (only
-below itself) is checked by the broker. Long work is answered at once with `Started{operation}`: the
-operation's id is the request's id, its progress comes as `operation` events on the fleet's state lane, and
-a fleet snapshot still lists it, so that it can be awaited again.
+`rights` says who may use a control at all: an `operator`, a `pod`, or both; what a pod may aim it
+at (only below itself) is checked by the broker. Long work is answered at once with
+`Started{operation}`: the operation's id is the request's id, its progress comes as `operation`
+events on the fleet's state lane, and a fleet snapshot still lists it, so that it can be awaited
+again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from protocol.base import Wire
-from protocol.entries import Usage
-from protocol.methods import Accepted
+from protocol.base import Accepted, Wire
 from protocol.scope import ScopeRule
-from protocol.snapshot import Sandbox, ScopeSummary
 from protocol.status import Flag, PodStatus
+from protocol.summaries import Sandbox, ScopeSummary, Usage
 
 OPERATOR = frozenset({"operator"})
 POD = frozenset({"pod"})
@@ -40,7 +39,8 @@ class Control(Wire):
     changes: ClassVar[bool] = True
 
 
-# -- from a pod -------------------------------------------------------------------------------------
+# -- from a pod
+# -------------------------------------------------------------------------------------
 
 
 class Resume(Wire):
@@ -88,11 +88,15 @@ class ClaimSegment(Control):
     segment_id: str
 
 
-# -- reads ------------------------------------------------------------------------------------------
+# -- reads
+# ------------------------------------------------------------------------------------------
 
 
 class Progress(Wire):
-    """What a pod is doing, and since when (epoch milliseconds): the same value until it does something else."""
+    """What a pod is doing, and since when (epoch milliseconds).
+
+    The same value until it does something else.
+    """
 
     what: str
     since_ms: int = 0
@@ -330,7 +334,8 @@ class Approvals(Control):
     changes: ClassVar[bool] = False
 
 
-# -- changes ----------------------------------------------------------------------------------------
+# -- changes
+# ----------------------------------------------------------------------------------------
 
 
 class Spawn(Control):
@@ -442,5 +447,8 @@ CONTROLS: Mapping[str, type[Control]] = {cls.method: cls for cls in Control.__su
 
 
 def decode_control(name: str, data: Any) -> Control:
-    """Return the typed control; raises KeyError for an unknown name, ValidationError for bad parameters."""
+    """Return the typed control.
+
+    Raises KeyError for an unknown name, ValidationError for bad parameters.
+    """
     return CONTROLS[name].from_wire(data if data is not None else {})

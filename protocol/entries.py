@@ -1,43 +1,25 @@
-"""Log entries and the items of a conversation: one typed decoder for writer, replay and every viewer.
+"""Log entries and the items of a conversation.
 
-One entry is one JSON line of a segment (`<segment_id>.jsonl`), a flat object with its tag in `kind` and
-`ts` in milliseconds since the epoch. The line's own checksum is the log's affair, not the entry's.
-Replay is a pure fold over these; what each does to the state stands in its docstring.
+One typed decoder for writer, replay and every viewer.
+
+One entry is one JSON line of a segment (`<segment_id>.jsonl`), a flat object with its tag in `kind`
+and `ts` in milliseconds since the epoch. The line's own checksum is the log's affair, not the
+entry's. Replay is a pure fold over these; what each does to the state stands in its docstring.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
-from protocol.base import Wire, kind_or_unknown
+from protocol.base import OpenWire, Wire, kind_or_unknown
 from protocol.segments import Segment
 from protocol.status import RunResult, Trigger
+from protocol.summaries import Usage as Usage
 
-
-class Usage(Wire):
-    """Tokens of one request or a sum of requests; `cost_usd` is None where the price is unknown."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    cost_usd: float | None = None
-
-    def plus(self, other: Usage) -> Usage:
-        """Return the sum; a cost that is unknown on one side only is the other's."""
-        costs = [c for c in (self.cost_usd, other.cost_usd) if c is not None]
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            cost_usd=sum(costs) if costs else None,
-        )
-
-
-# -- items: what the model sees ---------------------------------------------------------------------
+# -- items: what the model sees
+# ---------------------------------------------------------------------
 
 
 class Message(Wire):
@@ -77,10 +59,8 @@ class Reasoning(Wire):
     signature: str | None = None
 
 
-class UnknownItem(Wire):
+class UnknownItem(OpenWire):
     """An item kind this version does not know; its fields are kept."""
-
-    model_config = ConfigDict(extra="allow")
 
     kind: str
 
@@ -91,9 +71,7 @@ Item: TypeAlias = Annotated[
     | Annotated[ToolResult, Tag("tool_result")]
     | Annotated[Reasoning, Tag("reasoning")]
     | Annotated[UnknownItem, Tag("unknown")],
-    Discriminator(
-        kind_or_unknown(frozenset({"message", "tool_call", "tool_result", "reasoning"}))
-    ),
+    Discriminator(kind_or_unknown(frozenset({"message", "tool_call", "tool_result", "reasoning"}))),
 ]
 
 SystemKind: TypeAlias = Literal[
@@ -111,8 +89,8 @@ SystemKind: TypeAlias = Literal[
 class SystemItem(Wire):
     """Something the model is told that no person typed; `body` is exactly what it saw.
 
-    `kind` is one of `SystemKind`, or a word of a newer writer. `id` is the notification's id, or the event
-    id of a child's report, where it came from one.
+    `kind` is one of `SystemKind`, or a word of a newer writer. `id` is the notification's id, or
+    the event id of a child's report, where it came from one.
     """
 
     kind: str
@@ -120,7 +98,8 @@ class SystemItem(Wire):
     id: str | None = None
 
 
-# -- entries: what the log holds --------------------------------------------------------------------
+# -- entries: what the log holds
+# --------------------------------------------------------------------
 
 
 class SegmentRef(Wire):
@@ -141,7 +120,7 @@ class SegmentStart(_Entry):
     schema_: int = Field(default=1, alias="schema")
     session_id: str
     system_prompt: str | None = None
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     history: tuple[Item, ...] = ()
     forked_from: SegmentRef | None = None
     compacted_from: SegmentRef | None = None
@@ -193,8 +172,8 @@ class TurnEnd(_Entry):
 class LlmUsage(_Entry):
     """Figures of one request, after its last assistant item and before its tools.
 
-    `history_len` is the number of items the request was answered with; `answer` the index of the scripted
-    answer that was used up.
+    `history_len` is the number of items the request was answered with; `answer` the index of the
+    scripted answer that was used up.
     """
 
     kind: Literal["llm_usage"] = "llm_usage"
@@ -256,10 +235,8 @@ class Extension(_Entry):
     payload: dict[str, Any]
 
 
-class UnknownEntry(Wire):
+class UnknownEntry(OpenWire):
     """An entry of a newer writer: skipped by replay, shown as such by viewers, kept by rewrites."""
-
-    model_config = ConfigDict(extra="allow")
 
     kind: str = ""
     ts: int = 0
@@ -329,5 +306,8 @@ ENTRY_KINDS: tuple[type[Wire], ...] = (
 
 
 def decode_entry(data: Any) -> Entry:
-    """Return the typed entry of a decoded line; raises pydantic.ValidationError for a malformed known kind."""
+    """Return the typed entry of a decoded line.
+
+    Raises pydantic.ValidationError for a malformed known kind.
+    """
     return _ENTRY.validate_python(data)

@@ -1,4 +1,6 @@
-"""The error tree. Every failure that crosses a boundary is one of these; each has one code, both ways.
+"""The error tree. Every failure that crosses a boundary is one of these.
+
+Each has one code, both ways.
 
     PodsupError                     carries code, message, details, next_step
      ├─ StateRefused                the target's state does not allow it
@@ -33,8 +35,9 @@
          ├─ BudgetExhausted
          └─ Internal
 
-`code` is what programs branch on, `message` what people read, `details` the evidence, `next_step` a command
-or an action. An unknown code from a newer peer becomes `Internal` with the foreign code in its details.
+`code` is what programs branch on, `message` what people read, `details` the evidence, `next_step` a
+command or an action. An unknown code from a newer peer becomes `Internal` with the foreign code in
+its details.
 """
 
 from __future__ import annotations

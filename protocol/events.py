@@ -1,9 +1,11 @@
-"""Every event of a pod and of the supervisor: one class each; its lane, and when it comes, in the docstring.
+"""Every event of a pod and of the supervisor: one class each.
 
-An event travels as `[topic, header, body]`. The topic is `<lane>/<pod>/<event>`, the header says who, when
-and which number (`seq` counts per lane and incarnation, from 1), the body holds the fields below. All lanes
-leave a pod by one socket in order of publication. An event that this version does not know is carried as
-`UnknownEvent` and shown as such.
+Its lane, and when it comes, in the docstring.
+
+An event travels as `[topic, header, body]`. The topic is `<lane>/<pod>/<event>`, the header says
+who, when and which number (`seq` counts per lane and incarnation, from 1), the body holds the
+fields below. All lanes leave a pod by one socket in order of publication. An event that this
+version does not know is carried as `UnknownEvent` and shown as such.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from protocol.status import (
 )
 
 LARGE_EVENT_BYTES = 64 * 1024
-"""An event whose body is larger carries a reference instead: PUB drops silently beyond its high-water mark."""
+"""An event whose body is larger carries a reference instead.
+
+PUB drops silently beyond its high-water mark.
+"""
 
 
 class Event(Wire):
@@ -47,16 +52,18 @@ class UnknownEvent(Event):
     lane: ClassVar[Lane] = Lane.STATE
 
     name: str
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
-# -- log: each is one committed entry, published after the append succeeded -------------------------
+# -- log: each is one committed entry, published after the append succeeded
+# -------------------------
 
 
 class LogEvent(Event):
     """Base of the log lane: the position of the committed entry it stands for.
 
-    `omitted` is the encoded size of a body that was too large to publish: get it with `get_history`.
+    `omitted` is the encoded size of a body that was too large to publish: get it with
+    `get_history`.
     """
 
     lane: ClassVar[Lane] = Lane.LOG
@@ -76,7 +83,10 @@ class UserMessage(LogEvent):
 
 
 class SystemItemEvent(LogEvent):
-    """A `system_item` entry: at the start of a turn for each drained notification, and for resolved references."""
+    """A `system_item` entry.
+
+    At the start of a turn for each drained notification, and for resolved references.
+    """
 
     event: ClassVar[str] = "system_item"
 
@@ -101,7 +111,10 @@ class SegmentRotated(LogEvent):
 
 
 class EntryEvent(LogEvent):
-    """Every other kind of entry. `block` names the streamed block, or the call id, that the entry replaces."""
+    """Every other kind of entry.
+
+    `block` names the streamed block, or the call id, that the entry replaces.
+    """
 
     event: ClassVar[str] = "entry"
 
@@ -110,7 +123,10 @@ class EntryEvent(LogEvent):
 
 
 class LogCut(Event):
-    """Entries at and after `head_entries` are gone; before `rewind_applied` or `run_end rolled_back`."""
+    """Entries at and after `head_entries` are gone.
+
+    Before `rewind_applied` or `run_end rolled_back`.
+    """
 
     event: ClassVar[str] = "log_cut"
     lane: ClassVar[Lane] = Lane.LOG
@@ -120,7 +136,8 @@ class LogCut(Event):
     reason: str
 
 
-# -- stream: what happens inside a run, as it happens -----------------------------------------------
+# -- stream: what happens inside a run, as it happens
+# -----------------------------------------------
 
 
 class StreamEvent(Event):
@@ -264,7 +281,8 @@ class ToolResultEvent(StreamEvent):
     is_error: bool = False
 
 
-# -- state: what the fleet is told ------------------------------------------------------------------
+# -- state: what the fleet is told
+# ------------------------------------------------------------------
 
 
 class StateEvent(Event):
@@ -441,7 +459,8 @@ class Tick(StateEvent):
     seqs: dict[Lane, int]
 
 
-# -- state, from the supervisor ---------------------------------------------------------------------
+# -- state, from the supervisor
+# ---------------------------------------------------------------------
 
 
 class PodStarting(StateEvent):
@@ -555,9 +574,7 @@ EVENTS: Mapping[str, type[Event]] = {
 def decode_event(name: str, data: Any) -> Event:
     """Return the typed event; raises pydantic.ValidationError for a malformed known one."""
     known = EVENTS.get(name)
-    return (
-        known.from_wire(data) if known else UnknownEvent(name=name, data=dict(data or {}))
-    )
+    return known.from_wire(data) if known else UnknownEvent(name=name, data=dict(data or {}))
 
 
 def usage_event(usage: Usage, *, turn: int, context_tokens: int) -> UsageEvent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def uuid7(now_ms: int, random: bytes) -> str:
-    """Return a UUIDv7 text from epoch milliseconds and at least ten random bytes (RFC 9562, 5.7)."""
+    """Return a UUIDv7 text from epoch milliseconds and ten random bytes or more (RFC 9562)."""
     if len(random) < 10:
         raise ValueError("uuid7 needs ten random bytes")
     value = bytearray(now_ms.to_bytes(6, "big") + random[:10])

@@ -1,15 +1,17 @@
-"""The publishing side of a watched thing: numbering, the replay ring, and the answers to subscriptions. Pure.
+"""The publishing side of a watched thing.
 
-A publisher has three lanes that leave by one socket. Each event gets the next number of its lane and stays
-in that lane's ring until newer ones push it out. A subscriber asks by subscribing:
+Numbering, the replay ring, and the answers to subscriptions. Pure.
+
+A publisher has three lanes that leave by one socket. Each event gets the next number of its lane
+and stays in that lane's ring until newer ones push it out. A subscriber asks by subscribing:
 
     ~hello/<nonce>                    -> a snapshot on that very topic, so only the asker gets it
-    replay/<nonce>/<lane>/<from>      -> the ring from that number on, on that very topic, then an end mark
+    replay/<nonce>/<lane>/<from>      -> the ring from that number on, on that topic, then an end mark
 
-A replay message is `[asked topic, event topic, header, body]`; its end mark has an empty event topic and a
-body `{lane, oldest, newest}`: a subscriber that asked for less than `oldest` has lost something for good
-and must say so. Not guaranteed: PUB drops for a subscriber beyond its high-water mark; the numbers are how
-it notices, `Tick` how it notices a lost last message.
+A replay message is `[asked topic, event topic, header, body]`; its end mark has an empty event
+topic and a body `{lane, oldest, newest}`: a subscriber that asked for less than `oldest` has lost
+something for good and must say so. Not guaranteed: PUB drops for a subscriber beyond its high-water
+mark; the numbers are how it notices, `Tick` how it notices a lost last message.
 """
 
 from __future__ import annotations
@@ -104,7 +106,10 @@ class Lanes:
         self._last_at: float | None = None
 
     def publish(self, event: Event, *, ts_ms: int, now: float) -> list[bytes]:
-        """Number an event and return its frames `[topic, header, body]`; `now` is monotonic seconds."""
+        """Number an event and return its frames `[topic, header, body]`.
+
+        `now` is monotonic seconds.
+        """
         header = self._header(event.lane, self._rings[event.lane].newest + 1, ts_ms)
         return self._keep(topic(event, self.pod).encode(), header, encode_body(event), now)
 
@@ -112,15 +117,16 @@ class Lanes:
         self, pod: str, incarnation: int, event: Event, *, ts_ms: int, now: float
     ) -> list[bytes]:
         """Publish the fleet's own event about one pod ("" = the fleet); it has no origin number."""
-        header = EventHeader(
-            pod=pod, incarnation=incarnation, lane=event.lane, seq=0, ts_ms=ts_ms
-        )
+        header = EventHeader(pod=pod, incarnation=incarnation, lane=event.lane, seq=0, ts_ms=ts_ms)
         return self.republish(topic(event, pod).encode(), header, encode_body(event), now=now)
 
     def republish(
         self, event_topic: bytes, header: EventHeader, body: bytes, *, now: float
     ) -> list[bytes]:
-        """Pass an event on: the origin's numbers stay, the fleet's own `(epoch, fleet_seq)` join them."""
+        """Pass an event on.
+
+        The origin's numbers stay, the fleet's own `(epoch, fleet_seq)` join them.
+        """
         number = self._rings[header.lane].newest + 1
         mine = header.model_copy(update={"epoch": self.epoch, "fleet_seq": number})
         return self._keep(event_topic, mine, body, now)
@@ -151,7 +157,10 @@ class Lanes:
         return list(frames)
 
     def tick(self, *, ts_ms: int, now: float) -> list[bytes] | None:
-        """Return a tick's frames while something was published in the last 3 s; it takes no number."""
+        """Return a tick's frames while something was published in the last 3 s.
+
+        It takes no number.
+        """
         if self._last_at is None or now - self._last_at > TICK_AFTER_S:
             return None
         event = Tick(seqs=self.seqs())
@@ -168,7 +177,10 @@ class Lanes:
         return [asked.topic, pack(header), pack(body)]
 
     def replay(self, asked: ReplayAsked, *, ts_ms: int) -> list[list[bytes]]:
-        """Return the messages that answer a replay: what the ring still holds, then the end mark."""
+        """Return the messages that answer a replay.
+
+        What the ring still holds, then the end mark.
+        """
         ring = self._rings[asked.lane]
         skip = max(0, asked.start - ring.oldest)
         messages = [
@@ -181,7 +193,10 @@ class Lanes:
 
 
 def encode_body(event: Event) -> bytes:
-    """Return the packed body; one over 64 KiB carries its position and size instead of its contents."""
+    """Return the packed body.
+
+    One over 64 KiB carries its position and size instead of its contents.
+    """
     body = pack(event)
     if len(body) <= LARGE_EVENT_BYTES:
         return body

@@ -1,8 +1,8 @@
 """Every method a pod answers, and the type of its reply: one class each.
 
-A method that starts a run is answered as soon as the run is accepted and on disk; its outcome is the
-`run_end` event with the same request id. Refusals are errors (`protocol.errors`). Methods that change
-something are idempotent by request id; reads (`changes = False`) are simply done again.
+A method that starts a run is answered as soon as the run is accepted and on disk; its outcome is
+the `run_end` event with the same request id. Refusals are errors (`protocol.errors`). Methods that
+change something are idempotent by request id; reads (`changes = False`) are simply done again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from protocol.base import Accepted as Accepted
 from protocol.base import Wire
 from protocol.entries import Entry, Usage
 from protocol.events import RewindSummary
@@ -22,16 +23,8 @@ from protocol.snapshot import ScopeSummary
 from protocol.status import PodStatus, Relation
 
 
-class Accepted(Wire):
-    """Taken, and on disk where that matters."""
-
-    accepted: Literal[True] = True
-
-
 class Method(Wire):
-    """Base of all methods; an unknown parameter is a mistake of the asker and refused."""
-
-    model_config = ConfigDict(extra="ignore")
+    """Base of all methods."""
 
     method: ClassVar[str]
     reply: ClassVar[type[Wire]] = Accepted
@@ -47,7 +40,9 @@ class Run(Method):
 
 
 class Notify(Method):
-    """Leave text for the model as a system item before its next request; answered once it is on disk.
+    """Leave text for the model as a system item before its next request.
+
+    Answered once it is on disk.
 
     With `auto_run` an idle pod starts a run for it; without, it waits for the next one.
     """
@@ -271,7 +266,10 @@ class History(Wire):
 
 
 class GetHistory(Method):
-    """Committed entries: from `since` on, or the last ones before `before`; at most `limit` and 4 MiB."""
+    """Committed entries: from `since` on, or the last ones before `before`.
+
+    At most `limit` and 4 MiB.
+    """
 
     method: ClassVar[str] = "get_history"
     reply: ClassVar[type[Wire]] = History
@@ -286,7 +284,8 @@ class GetHistory(Method):
 class ScopeLend(Method):
     """From the supervisor only, at each lend and each return: everything lent from now on.
 
-    The newest number wins. Accepted once nothing of this pod can write there any more, else `conflict`.
+    The newest number wins. Accepted once nothing of this pod can write there any more, else
+    `conflict`.
     """
 
     method: ClassVar[str] = "scope_lend"
@@ -309,5 +308,8 @@ METHODS: Mapping[str, type[Method]] = {cls.method: cls for cls in Method.__subcl
 
 
 def decode_method(name: str, data: Any) -> Method:
-    """Return the typed method; raises KeyError for an unknown name, ValidationError for bad parameters."""
+    """Return the typed method.
+
+    Raises KeyError for an unknown name, ValidationError for bad parameters.
+    """
     return METHODS[name].from_wire(data if data is not None else {})

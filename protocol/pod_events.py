@@ -1,8 +1,9 @@
 """What a child tells its parent. Reports travel child -> supervisor -> parent.
 
-The supervisor writes the sender's name from its token, stores each report (128 per parent; `errored` and
-`shut_down` are never dropped) and delivers it, also after the parent was away. Receivers take them in any
-order and ignore an `event_id` they know. A top-level pod has nobody to tell.
+The supervisor writes the sender's name from its token, stores each report (128 per parent;
+`errored` and `shut_down` are never dropped) and delivers it, also after the parent was away.
+Receivers take them in any order and ignore an `event_id` they know. A top-level pod has nobody to
+tell.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class ShutDown(Wire):
 
 
 class ScopeSubDelegated(Wire):
-    """A descendant lent scope on; from the supervisor to each ancestor of the spawner, never to the model."""
+    """A descendant lent scope on.
+
+    From the supervisor to each ancestor of the spawner, never to the model.
+    """
 
     kind: Literal["scope_sub_delegated"] = "scope_sub_delegated"
     parent_pod: str
@@ -87,8 +91,12 @@ def line_for_model(event: PodEvent) -> str:
         case TurnEnded(pod_name=name, result=result):
             return f"Pod {name} ended a turn: {result}."
         case Errored(pod_name=name, code=code, message=message):
-            return f"Pod {name} reported an error ({code}): {message[:500]}"
+            return f"Pod {name} reported an error ({code}): {_one_line(message)[:500]}"
         case ShutDown(pod_name=name, cause=cause):
-            return f"Pod {name} has stopped: {cause}."
+            return f"Pod {name} has stopped: {_one_line(cause)}."
         case ScopeSubDelegated():
             return ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

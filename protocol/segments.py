@@ -1,8 +1,8 @@
 """Input segments: the typed pieces of one user submission, and their flattening to text.
 
-A reference stays a reference in the log (`file_ref`, `knowledge_ref`, `workflow_invoke`); what it resolved
-to is a system item of its own after the user message. A kind from a newer writer is carried as `unknown`
-with its data, so that nothing a person typed is dropped on the way.
+A reference stays a reference in the log (`file_ref`, `knowledge_ref`, `workflow_invoke`); what it
+resolved to is a system item of its own after the user message. A kind from a newer writer is
+carried as `unknown` with its data, so that nothing a person typed is dropped on the way.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
-from protocol.base import Wire, kind_or_unknown
+from protocol.base import OpenWire, Wire, kind_or_unknown
 
 
 class Text(Wire):
@@ -53,10 +53,11 @@ class WorkflowInvoke(Wire):
     slug: str
 
 
-class UnknownSegment(Wire):
-    """A segment kind this version does not know; `data` keeps all of it."""
+class UnknownSegment(OpenWire):
+    """A segment kind this version does not know.
 
-    model_config = ConfigDict(extra="allow")
+    `original` names it, the other fields stay as they came.
+    """
 
     kind: Literal["unknown"] = "unknown"
     original: str = ""

@@ -1,38 +1,27 @@
 """What a watcher is given before it follows the lanes: the state of one pod at one moment.
 
-The pod builds a `Snapshot` in one uninterrupted step and publishes it on the asker's own topic, so that
-every later event has a higher `seq` than `seqs` says. `tail` holds the last committed entries (200 or
-256 KiB at most); earlier ones come by `get_history`. `in_flight` is presentation only: a block enters with
-its start event and leaves in the step that publishes its entry.
+The pod builds a `Snapshot` in one uninterrupted step and publishes it on the asker's own topic, so
+that every later event has a higher `seq` than `seqs` says. `tail` holds the last committed entries
+(200 or 256 KiB at most); earlier ones come by `get_history`. `in_flight` is presentation only: a
+block enters with its start event and leaves in the step that publishes its entry.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator
+from pydantic import Discriminator, Field
 
 from protocol.base import Wire
-from protocol.entries import Entry, Usage
+from protocol.entries import Entry
 from protocol.status import AlertLevel, AlertSource, Flag, Lane, PodStatus
+from protocol.summaries import Sandbox as Sandbox
+from protocol.summaries import ScopeSummary as ScopeSummary
+from protocol.summaries import Usage
 
 TAIL_ENTRIES = 200
 TAIL_BYTES = 256 * 1024
 ALERTS_KEPT = 512
-
-
-class ScopeSummary(Wire):
-    """Absolute paths, for people; the rules themselves are in the manifest."""
-
-    read: tuple[str, ...] = ()
-    write: tuple[str, ...] = ()
-
-
-class Sandbox(Wire):
-    """How well the pod's commands are confined: the level, and what it leaves open."""
-
-    level: Literal["none", "landlock", "namespaces"] = "none"
-    unprotected: tuple[str, ...] = ()
 
 
 class Greeting(Wire):
@@ -110,7 +99,7 @@ class Snapshot(Wire):
     flags: tuple[Flag, ...] = ()
     in_flight: InFlight = InFlight()
     alerts: tuple[AlertRecord, ...] = ()
-    seqs: dict[Lane, int] = {}
+    seqs: dict[Lane, int] = Field(default_factory=dict)
     usage: Usage = Usage()
 
 
@@ -142,4 +131,4 @@ class FleetSnapshot(Wire):
     epoch: int
     pods: tuple[PodPresence, ...] = ()
     operations: tuple[OperationRecord, ...] = ()
-    seqs: dict[Lane, int] = {}
+    seqs: dict[Lane, int] = Field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""Every word for a state or an outcome, once. The same word stands in code, on the wire and on the screen."""
+"""Every word for a state or an outcome, once.
+
+The same word stands in code, on the wire and on the screen.
+"""
 
 from __future__ import annotations
 

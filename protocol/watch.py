@@ -4,13 +4,13 @@
        ▲                                                                     │
        └───────── hello again: no snapshot in 2 s, or the ring moved on ─────┘  (Gap is told)
 
-`subscribe()` first subscribes the lanes, and last `~hello/<nonce>`. Subscriptions travel in order, so when
-the publisher sees the hello the lanes are live: nothing can fall between snapshot and stream. The nonce
-stays subscribed while the watcher lives; when ZeroMQ reconnects it sends all subscriptions again in byte
-order, `~` last, which brings a new snapshot by itself.
+`subscribe()` first subscribes the lanes, and last `~hello/<nonce>`. Subscriptions travel in order,
+so when the publisher sees the hello the lanes are live: nothing can fall between snapshot and
+stream. The nonce stays subscribed while the watcher lives; when ZeroMQ reconnects it sends all
+subscriptions again in byte order, `~` last, which brings a new snapshot by itself.
 
-While a lane is refilled its later events are held back, so each lane is delivered in order. Between lanes
-the order is that of publication except after a refill.
+While a lane is refilled its later events are held back, so each lane is delivered in order. Between
+lanes the order is that of publication except after a refill.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def _number(header: EventHeader) -> int:
 class Watch:
     """One watcher of one publisher. Every input returns the steps to carry out, in order.
 
-    `nonces` yields fresh unguessable texts; `lanes` are those wanted (`state` always is). With `complete` nothing is skipped because a snapshot contains it: what came
-    before the first snapshot, or between two, is fetched from the ring.
+    `nonces` yields fresh unguessable texts; `lanes` are those wanted (`state` always is). With
+    `complete` nothing is skipped because a snapshot contains it: what came before the first
+    snapshot, or between two, is fetched from the ring.
     """
 
     def __init__(
@@ -226,9 +227,7 @@ class Watch:
         state.asked_at = now
         return [Subscribe(state.asked)]
 
-    def _on_replayed(
-        self, frames: list[bytes], header: EventHeader, now: float
-    ) -> list[WatchStep]:
+    def _on_replayed(self, frames: list[bytes], header: EventHeader, now: float) -> list[WatchStep]:
         lane = next((n for n, s in self._lanes.items() if s.asked == frames[0]), None)
         if lane is None:
             return []

@@ -1,15 +1,17 @@
-"""Envelopes and frames. A message is `[header, body]` in msgpack; an event has its topic before them.
+"""Envelopes and frames. A message is `[header, body]` in msgpack.
+
+An event has its topic before them.
 
     request    DEALER -> ROUTER   RequestHeader    token, and `to` ("" = supervisor)
     request    ROUTER -> pod      ForwardHeader    `from` instead of both; the token never goes on
-    reply      either way         ReplyHeader      body: the result, or an ErrorBody when ok is false
+    reply      either way         ReplyHeader      body: the result; an ErrorBody when not ok
     beat       pod -> supervisor  BeatHeader       no body
     who        supervisor -> pod  WhoHeader        "say hello"; no body
     event      PUB                EventHeader      behind its topic
 
-The header is decodable alone: the supervisor routes by it and hands on the body's bytes as they are. What
-cannot be decoded raises `BadFrame` and is counted and dropped by whoever received it; nothing here retries
-or answers. Limits are checked before anything is unpacked.
+The header is decodable alone: the supervisor routes by it and hands on the body's bytes as they
+are. What cannot be decoded raises `BadFrame` and is counted and dropped by whoever received it;
+nothing here retries or answers. Limits are checked before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class BeatHeader(_Header):
     seq: int
     status: PodStatus
     progress: Progress
-    seqs: dict[Lane, int] = {}
+    seqs: dict[Lane, int] = Field(default_factory=dict)
 
 
 class WhoHeader(_Header):
@@ -96,8 +98,8 @@ class WhoHeader(_Header):
 class EventHeader(_Header):
     """Who published, when, and which number.
 
-    An event republished for the fleet keeps the origin's (incarnation, lane, seq) and adds the fleet's own
-    `(epoch, fleet_seq)`.
+    An event republished for the fleet keeps the origin's (incarnation, lane, seq) and adds the
+    fleet's own `(epoch, fleet_seq)`.
     """
 
     pod: str
@@ -129,12 +131,17 @@ def unpack(data: bytes) -> Any:
     """Return plain data; raises BadFrame for anything that is not exactly one msgpack value."""
     try:
         return msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as error:  # msgpack raises its own, ValueError, UnicodeDecodeError, RecursionError
+    except (
+        Exception
+    ) as error:  # msgpack raises its own, ValueError, UnicodeDecodeError, RecursionError
         raise BadFrame(f"not msgpack: {error}") from error
 
 
 def header_fields(frames: Frames) -> dict[str, Any]:
-    """Return the header's fields; raises BadFrame, or UnsupportedVersion for another major version."""
+    """Return the header's fields.
+
+    Raises BadFrame, or UnsupportedVersion for another major version.
+    """
     if not 1 <= len(frames) <= MAX_FRAMES:
         raise BadFrame(f"{len(frames)} frames")
     if len(frames[0]) > MAX_HEADER_BYTES:

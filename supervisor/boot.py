@@ -1,8 +1,10 @@
-"""What a supervisor is started with, and the starting: one process, one message in, one message out.
+"""What a supervisor is started with, and the starting.
 
-The command that starts a fleet has read and checked its file; the daemon gets the result over its stdin and
-says over an inherited pipe whether it is up. So a file is read once, and every refusal reaches the person
-who typed the command.
+One process, one message in, one message out.
+
+The command that starts a fleet has read and checked its file; the daemon gets the result over its
+stdin and says over an inherited pipe whether it is up. So a file is read once, and every refusal
+reaches the person who typed the command.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 class Boot(Wire):
-    """One fleet to supervise; paths absolute. `wait` is `ready` or `idle`: what the first operation awaits."""
+    """One fleet to supervise; paths absolute. `wait` is `ready` or `idle`.
+
+    What the first operation awaits.
+    """
 
     fleet: str
     file: str
@@ -44,7 +49,10 @@ class Up(Wire):
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without anything that looks like a secret: /proc shows it to every command."""
+    """Return the environment without anything that looks like a secret.
+
+    /proc shows it to every command.
+    """
     return {
         name: value
         for name, value in environ.items()
@@ -53,7 +61,10 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def launch(boot: Boot, log: Path) -> int:
-    """Start the daemon and return its pid once it answers; raises the PodsupError it refused with."""
+    """Start the daemon and return its pid once it answers.
+
+    Raises the PodsupError it refused with.
+    """
     reading, writing = os.pipe()
     with log.open("ab") as output:
         daemon = subprocess.Popen(

@@ -1,13 +1,16 @@
-"""Routing, rights and tokens: frames in, sends and facts out. No sockets here, so that it can be tested whole.
+"""Routing, rights and tokens: frames in, sends and facts out.
+
+No sockets here, so that it can be tested whole.
 
     operator ─ request(token, to) ─►┌────────┐─ forward(from) ─► pod
              ◄─────── reply ────────│ Broker │◄──── reply ──────
                                     └────┬───┘
                   control for the fleet, hello, beat, what a reply's header says of its pod
 
-A sender's name is what its token says, and a route belongs to a token: it is bound by `hello` and by
-nothing else. Bodies for pods are never decoded. Every request that is taken gets exactly one answer, from
-its target or from here: when the target cannot be reached, dies, or lets the deadline pass.
+A sender's name is what its token says, and a route belongs to a token: it is bound by `hello` and
+by nothing else. Bodies for pods are never decoded. Every request that is taken gets exactly one
+answer, from its target or from here: when the target cannot be reached, dies, or lets the deadline
+pass.
 """
 
 from __future__ import annotations
@@ -69,7 +72,8 @@ class Principal:
         return self.name == OPERATOR
 
 
-# -- what comes out ---------------------------------------------------------------------------------
+# -- what comes out
+# ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,7 @@ Out: TypeAlias = (
     Send | ControlAsked | HelloAsked | StrangerSaidHello | BeatSeen | ReplySeen | OwnAnswered
 )
 
+
 def _error_in(frames: Frames) -> PodsupError:
     try:
         return error_from_body(ErrorBody.from_wire(read_body(body_of(frames))))
@@ -162,7 +167,8 @@ class Broker:
         self.relay = Relay()
         self.counts: Counter[str] = Counter()
 
-    # -- who is who ---------------------------------------------------------------------------------
+    # -- who is who
+    # ---------------------------------------------------------------------------------
 
     def trust_operator(self, token: str) -> None:
         """Let this token stand for an operator."""
@@ -191,7 +197,8 @@ class Broker:
         gone = Unreachable(f"pod {name} ended before it answered", next_step=f"podsup why {name}")
         return [out for call in self.relay.drop(name) for out in self._refuse(call, gone)]
 
-    # -- frames -------------------------------------------------------------------------------------
+    # -- frames
+    # -------------------------------------------------------------------------------------
 
     def on_frames(self, route: bytes, frames: Frames, now: float) -> list[Out]:
         """Take one message; garbage is counted and dropped."""
@@ -199,9 +206,7 @@ class Broker:
             fields = header_fields(frames)
             match fields.get("type"):
                 case "request":
-                    return self._on_request(
-                        route, read_header(fields, RequestHeader), frames, now
-                    )
+                    return self._on_request(route, read_header(fields, RequestHeader), frames, now)
                 case "reply":
                     return self._on_reply(route, read_header(fields, ReplyHeader), frames)
                 case "beat":
@@ -291,7 +296,8 @@ class Broker:
         if header.method in ("scope_lend", "pod_event"):
             raise Forbidden(f"{header.method} comes from the supervisor only")
 
-    # -- to pods and back ---------------------------------------------------------------------------
+    # -- to pods and back
+    # ---------------------------------------------------------------------------
 
     def _forward(
         self, route: bytes, sender: Principal, header: RequestHeader, body: bytes, now: float
@@ -375,7 +381,8 @@ class Broker:
             out += self._refuse(call, error)
         return out
 
-    # -- answers ------------------------------------------------------------------------------------
+    # -- answers
+    # ------------------------------------------------------------------------------------
 
     def reply(self, route: bytes, request_id: str, body: Wire, *, ok: bool = True) -> Send:
         """Answer a control."""
@@ -393,5 +400,3 @@ class Broker:
     @staticmethod
     def _error(route: bytes, request_id: str, error: PodsupError) -> Send:
         return Send(route, message(ReplyHeader(id=request_id, ok=False), error.to_body()))
-
-

@@ -11,7 +11,10 @@ from supervisor.paths import Paths
 
 
 def choose_fleet(paths: Paths, named: str | None, folder: Path) -> str:
-    """Return the fleet's name; raises Unreachable when none runs, InvalidRequest when several do."""
+    """Return the fleet's name.
+
+    Raises Unreachable when none runs, InvalidRequest when several do.
+    """
     if named:
         return named
     if (written := name_in_file(folder / "podsup.toml")) is not None:

@@ -4,18 +4,15 @@
         done = await podsup.run("alice", "fix the test")
         print(done.result, done.text)
 
-`Client` is the same with a sync face. A request that is not answered within 5 s is sent again with the same
-id, which has one effect and one answer; so every call returns its one answer, raises the error it was
-refused with, or raises `Unreachable` or `Timeout`.
+`Client` is the same with a sync face. A request that is not answered within 5 s is sent again with
+the same id, which has one effect and one answer; so every call returns its one answer, raises the
+error it was refused with, or raises `Unreachable` or `Timeout`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -33,7 +30,6 @@ from protocol.errors import (
     Unreachable,
     error_from_body,
 )
-from protocol.ids import uuid7
 from protocol.status import Lane
 from protocol.transport.zeromq import ZmqTransport
 from protocol.watch import Deliver, Synced, Watch
@@ -50,6 +46,7 @@ from protocol.wire import (
 )
 from supervisor.choice import choose_fleet
 from supervisor.paths import Paths
+from supervisor.reach import is_listening, new_id, no_supervisor
 from supervisor.watcher import Told, Watcher
 
 LOOK_S = 0.25
@@ -91,7 +88,8 @@ class AsyncClient:
     ) -> AsyncClient:
         """Connect to a fleet (default: that of ./podsup.toml, else the only one running).
 
-        Raises Unreachable when its supervisor does not run, InvalidRequest when the choice is not clear.
+        Raises Unreachable when its supervisor does not run, InvalidRequest when the choice is not
+        clear.
         """
         paths = Paths.here(home)
         return cls(choose_fleet(paths, fleet, folder or Path.cwd()), paths)
@@ -115,7 +113,8 @@ class AsyncClient:
             watcher.close()
         self._transport.close()
 
-    # -- requests -----------------------------------------------------------------------------------
+    # -- requests
+    # -----------------------------------------------------------------------------------
 
     async def control(self, control: c.Control, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
         """Ask the supervisor; returns the typed reply of the control's class."""
@@ -136,7 +135,10 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         request_id: str | None = None,
     ) -> tuple[ReplyHeader, Any]:
-        """Send one request and return its reply's header and plain body; raises what it was refused with."""
+        """Send one request and return its reply's header and plain body.
+
+        Raises what it was refused with.
+        """
         request_id = request_id or new_id()
         header = RequestHeader(
             id=request_id,
@@ -150,7 +152,7 @@ class AsyncClient:
             raise error_from_body(
                 ErrorBody(
                     code="too_large",
-                    message=f"a message of {len(frames[1])} bytes is over the limit of {MAX_BODY_BYTES}",
+                    message=f"a message of {len(frames[1])} bytes is over {MAX_BODY_BYTES}",
                 )
             )
         call = self._calls[request_id] = _Call(frames)
@@ -168,7 +170,7 @@ class AsyncClient:
             header = read_header(header_fields(frames), ReplyHeader)
             body = read_body(body_of(frames)) or {}
         except (BadFrame, PodsupError):
-            return  # not a reply of a version that we speak; the request is sent again, or times out
+            return  # no reply of a version that we speak; the request is sent again, or times out
         call = self._calls.get(header.id)
         if call is None or call.future.done() or not self._asked.answer(header.id):
             return
@@ -208,7 +210,8 @@ class AsyncClient:
         """Whether somebody listens where the supervisor should."""
         return is_listening(self._socket_path)
 
-    # -- watching -----------------------------------------------------------------------------------
+    # -- watching
+    # -----------------------------------------------------------------------------------
 
     async def watch_fleet(
         self,
@@ -301,7 +304,8 @@ class AsyncClient:
                 if not self.is_supervised and queue.empty():
                     raise no_supervisor(self.fleet) from None
 
-    # -- operations ---------------------------------------------------------------------------------
+    # -- operations
+    # ---------------------------------------------------------------------------------
 
     async def operate(
         self,
@@ -361,31 +365,6 @@ def _ended(record: dict[str, Any]) -> dict[str, Any]:
 
 def _nonce() -> str:
     return secrets.token_hex(8)
-
-
-def new_id() -> str:
-    """A fresh request id."""
-    return uuid7(time.time_ns() // 1_000_000, os.urandom(10))
-
-
-def is_listening(path: Path) -> bool:
-    """Whether a process accepts connections there; a socket file alone says nothing."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            return error.errno == errno.EAGAIN
-    return True
-
-
-def no_supervisor(fleet: str) -> Unreachable:
-    """The error of a fleet whose supervisor does not run."""
-    return Unreachable(
-        f"the supervisor of fleet {fleet} does not run",
-        next_step="podsup start; or podsup down, to end what an earlier one has left",
-        fleet=fleet,
-        supervisor=True,
-    )
 
 
 class Client:

@@ -1,12 +1,16 @@
-"""The shell of one supervisor: sockets and signals to stimuli, timers, and the carrying out of instructions.
+"""The shell of one supervisor.
 
-One loop decides; the disk has one thread of its own, in order, so that nothing that waits for a disk or a
-lock ever stops the loop. What the fleet core and the broker return is carried out here and nowhere else:
+Sockets and signals to stimuli, timers, and the carrying out of instructions.
 
-    frames ─► Broker ─► control, hello, beat, reply ─► Fleet.handle ─► fork, signal, release, publish …
+One loop decides; the disk has one thread of its own, in order, so that nothing that waits for a
+disk or a lock ever stops the loop. What the fleet core and the broker return is carried out here
+and nowhere else:
 
-A signal handler only enqueues. The order of a start is: life lock, intent, scope row (`starting`), fork,
-hello, adopt; of an end: exit seen, tree proven gone, claim released.
+    frames ─► Broker ─► control, hello, beat, reply ─► Fleet.handle ─► fork, signal, release,
+    publish …
+
+A signal handler only enqueues. The order of a start is: life lock, intent, scope row (`starting`),
+fork, hello, adopt; of an end: exit seen, tree proven gone, claim released.
 """
 
 from __future__ import annotations
@@ -45,8 +49,15 @@ from supervisor.core import fleet as f
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
 from supervisor.core.allocations import Adoption
-from supervisor.core.fleet_record import ControlDone, Deleted, Desired, Exited, FleetDown
-from supervisor.core.fleet_record import FleetStarted, Forked
+from supervisor.core.fleet_record import (
+    ControlDone,
+    Deleted,
+    Desired,
+    Exited,
+    FleetDown,
+    FleetStarted,
+    Forked,
+)
 from supervisor.core.health import HealthLimits
 from supervisor.core.life import LifePolicy
 from supervisor.fleet_events import FleetEvents
@@ -100,10 +111,14 @@ class Daemon:
         self._warned: dict[str, float] = {}
         self._done: asyncio.Future[int] = self._loop.create_future()
 
-    # -- from nothing to serving --------------------------------------------------------------------
+    # -- from nothing to serving
+    # --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take the fleet: lock, journal, what a dead supervisor left, sockets. Raises PodsupError."""
+        """Take the fleet: lock, journal, what a dead supervisor left, sockets.
+
+        Raises PodsupError.
+        """
         boot, paths = self._boot, self._paths
         self._lock_fd = await self._on_disk(self._take_instance_lock)
         self._journal = await self._on_disk(
@@ -248,7 +263,8 @@ class Daemon:
             tasked=known.tasked if known else False,
         )
 
-    # -- stimuli ------------------------------------------------------------------------------------
+    # -- stimuli
+    # ------------------------------------------------------------------------------------
 
     def _feed(self, stimulus: f.Stimulus) -> None:
         self._do(self._fleet.handle(stimulus, time.monotonic(), _wall_ms()))
@@ -275,7 +291,9 @@ class Daemon:
         before = self._broker.counts["garbage"]
         self._out(self._broker.on_frames(route, frames, time.monotonic()))
         if self._broker.counts["garbage"] != before:
-            self._say_rarely("garbage", f"garbage: {self._broker.counts['garbage']} messages so far")
+            self._say_rarely(
+                "garbage", f"garbage: {self._broker.counts['garbage']} messages so far"
+            )
 
     def _say_rarely(self, what: str, text: str) -> None:
         now = time.monotonic()
@@ -313,9 +331,7 @@ class Daemon:
                 case b.ReplySeen(sender, reply):
                     if reply.status is not None and reply.seq is not None:
                         self._feed(
-                            f.StatusHeard(
-                                sender.name, sender.incarnation, reply.status, reply.seq
-                            )
+                            f.StatusHeard(sender.name, sender.incarnation, reply.status, reply.seq)
                         )
                 case b.OwnAnswered(pod, request_id, error):
                     if request_id == TASK_REQUEST:
@@ -341,7 +357,8 @@ class Daemon:
         member = self._fleet.member(name)
         return member.life.incarnation, member.is_ready
 
-    # -- controls -----------------------------------------------------------------------------------
+    # -- controls
+    # -----------------------------------------------------------------------------------
 
     def _on_control(self, asked: b.ControlAsked) -> None:
         reply = partial(self._reply, asked)
@@ -351,9 +368,7 @@ class Daemon:
             case c.Ping():
                 reply(self._pong())
             case c.EventsEndpoint():
-                reply(
-                    c.EndpointInfo(endpoint=self._events.endpoint, epoch=self._fleet.epoch)
-                )
+                reply(c.EndpointInfo(endpoint=self._events.endpoint, epoch=self._fleet.epoch))
             case c.Locks():
                 self._spawn(self._answer_later(asked, self._allocations))
             case c.LogsTailOf() as wanted:
@@ -471,7 +486,8 @@ class Daemon:
             refuse_foreign_pod(known, fleet=self._boot.fleet, workspace=self._boot.workspace)
         return manifest, known
 
-    # -- instructions -------------------------------------------------------------------------------
+    # -- instructions
+    # -------------------------------------------------------------------------------
 
     def _do(self, instructions: list[f.Instruction]) -> None:
         for instruction in instructions:
@@ -543,7 +559,8 @@ class Daemon:
             case _:
                 pass
 
-    # -- starting -----------------------------------------------------------------------------------
+    # -- starting
+    # -----------------------------------------------------------------------------------
 
     async def _fork_wanted(self) -> None:
         wanted, self._to_fork = self._to_fork, {}
@@ -653,7 +670,8 @@ class Daemon:
             case _:
                 pass  # a snapshot: only the lane counts here
 
-    # -- ending -------------------------------------------------------------------------------------
+    # -- ending
+    # -------------------------------------------------------------------------------------
 
     def _on_exit(self, pid: int, status: ExitStatus) -> None:
         name = self._pids.pop(pid, None)
@@ -725,20 +743,17 @@ class Daemon:
         (runtime / "token").unlink(missing_ok=True)
         runtime.rmdir()
 
-    # -- disk ---------------------------------------------------------------------------------------
+    # -- disk
+    # ---------------------------------------------------------------------------------------
 
     async def _answer_control(self, reply: f.Reply) -> None:
         """A changing control's answer is written down before it is given."""
         route = self._answers.pop((reply.sender, reply.request_id), None)
         if isinstance(reply.body, c.Started) and reply.ok:
-            done = ControlDone(
-                id=reply.request_id, method=reply.sender, reply=reply.body.to_wire()
-            )
+            done = ControlDone(id=reply.request_id, method=reply.sender, reply=reply.body.to_wire())
             await self._on_disk(self._journal.append, done)
         if route is not None:
-            self._send(
-                self._broker.reply(route, reply.request_id, reply.body, ok=reply.ok)
-            )
+            self._send(self._broker.reply(route, reply.request_id, reply.body, ok=reply.ok))
 
     def _write_wish(self, pod: str, desired: Any) -> None:
         self._journal.append(Desired(pod=pod, desired=desired))

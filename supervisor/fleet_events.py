@@ -1,4 +1,7 @@
-"""The fleet's own publisher: the pods' state lanes passed on, and what the supervisor itself has to say."""
+"""The fleet's own publisher.
+
+The pods' state lanes passed on, and what the supervisor itself has to say.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,7 @@ class FleetEvents:
     def publish(self, pod: str, incarnation: int, event: Event) -> None:
         """Say something about a pod ("" = the fleet)."""
         self._socket.send(
-            self._lanes.publish_for(
-                pod, incarnation, event, ts_ms=_wall_ms(), now=time.monotonic()
-            )
+            self._lanes.publish_for(pod, incarnation, event, ts_ms=_wall_ms(), now=time.monotonic())
         )
 
     def pass_on(self, header: EventHeader, event: Event) -> None:

@@ -1,8 +1,10 @@
-"""A run as its asker follows it: from the request to the `status` after its `run_end`, or its pod's death.
+"""A run as its asker follows it.
 
-Two sources are joined. The pod's own lanes bring the answer, in one hop; the fleet's events bring what the
-pod cannot say (that it is gone), and tell when the supervisor has the pod's new status: what is asked of it
-next is then not older than the run. Pure: events in, an outcome at last.
+From the request to the `status` after its `run_end`, or its pod's death.
+
+Two sources are joined. The pod's own lanes bring the answer, in one hop; the fleet's events bring
+what the pod cannot say (that it is gone), and tell when the supervisor has the pod's new status:
+what is asked of it next is then not older than the run. Pure: events in, an outcome at last.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class RunDone:
     result: str
     reason: str | None = None
     text: str = ""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     error: dict[str, Any] | None = None
 
 
@@ -40,7 +42,7 @@ class RunFollower:
     on_text: Callable[[str], None] = lambda text: None
     ours: bool = False
     texts: list[str] = field(default_factory=list)
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     end: ev.RunEnd | None = None
     end_seq: int = 0
     incarnation: int = 0

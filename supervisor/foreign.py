@@ -14,7 +14,10 @@ def other_owners() -> list[str]:
 
 
 def require_own_name() -> None:
-    """Raise Conflict when another distribution provides `supervisor`: whose code runs is then luck."""
+    """Raise Conflict when another distribution provides `supervisor`.
+
+    Whose code runs is then luck.
+    """
     if others := other_owners():
         raise Conflict(
             f"the import name 'supervisor' is also provided by {', '.join(others)} in this "

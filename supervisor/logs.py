@@ -9,7 +9,10 @@ TAIL_BYTES = 4096
 
 
 def open_log(data: Path, pod: str, incarnation: int) -> int:
-    """Open the log file of a new incarnation for appending; the descriptor is handed to its process."""
+    """Open the log file of a new incarnation for appending.
+
+    The descriptor is handed to its process.
+    """
     folder = data / "logs" / pod
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -1,15 +1,16 @@
 """The only place that asks the zygote, signals, and reaps.
 
-Who is whose child: pods are the zygote's, the zygote is ours. We are a *child subreaper*, so everything
-that loses its parent below us becomes ours: pods of a zygote that died (their status intact), and whatever
-a dead pod leaves behind. A live pod is a subreaper itself, so a child of ours that is neither the zygote nor
-a known pod is a leftover of the dead, and is ended.
+Who is whose child: pods are the zygote's, the zygote is ours. We are a *child subreaper*, so
+everything that loses its parent below us becomes ours: pods of a zygote that died (their status
+intact), and whatever a dead pod leaves behind. A live pod is a subreaper itself, so a child of ours
+that is neither the zygote nor a known pod is a leftover of the dead, and is ended.
 
-A death is seen through the pidfd that came with the fork, at once. Its status comes from the zygote, which
-holds the zombie until it is told to reap; or, when the zygote is gone, from the kernel directly. Nothing
-here waits for "any child": one reaper, by pid.
+A death is seen through the pidfd that came with the fork, at once. Its status comes from the
+zygote, which holds the zombie until it is told to reap; or, when the zygote is gone, from the
+kernel directly. Nothing here waits for "any child": one reaper, by pid.
 
-Not guaranteed: a process in uninterruptible sleep cannot be ended; its pod stays `stopping`, and says so.
+Not guaranteed: a process in uninterruptible sleep cannot be ended; its pod stays `stopping`, and
+says so.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Processes:
         self.reaped_strays = 0
         become_subreaper()
 
-    # -- the zygote ---------------------------------------------------------------------------------
+    # -- the zygote
+    # ---------------------------------------------------------------------------------
 
     async def start_zygote(self) -> None:
         """Start the fork server if there is none; raises Internal with what it printed."""
@@ -198,7 +200,8 @@ class Processes:
         except PodsupError as error:
             self._log(f"no fork server: {error}")
 
-    # -- deaths -------------------------------------------------------------------------------------
+    # -- deaths
+    # -------------------------------------------------------------------------------------
 
     def _on_pidfd(self, process: Process) -> None:
         self._loop.remove_reader(process.pidfd)
@@ -232,7 +235,8 @@ class Processes:
             process.told = True
             self._on_exit(process.pid, process.status)
 
-    # -- signals and trees --------------------------------------------------------------------------
+    # -- signals and trees
+    # --------------------------------------------------------------------------
 
     def send_signal(self, pid: int, number: signal.Signals) -> None:
         """Signal a pod; a stopped one is continued after a TERM, or it would never see it."""
@@ -247,7 +251,10 @@ class Processes:
             return  # it died meanwhile, and its pidfd says so
 
     async def end_tree(self, pid: int, lock_is_free: Callable[[], bool]) -> None:
-        """Return when nothing that the dead pod started is left: no leftovers in two scans, lock free."""
+        """Return when nothing that the dead pod started is left.
+
+        No leftovers in two scans, lock free.
+        """
         quiet = 0
         pause = SCAN_S
         while quiet < 2:
@@ -263,7 +270,10 @@ class Processes:
             await asyncio.sleep(SCAN_S)
 
     def _end_strays(self) -> int:
-        """Kill and reap the children of ours that are neither zygote nor pod; return how many live."""
+        """Kill and reap the children of ours that are neither zygote nor pod.
+
+        Return how many live.
+        """
         known = set(self._pods) | ({self._zygote.popen.pid} if self._zygote else set())
         living = 0
         for pid in children_of(os.getpid()):

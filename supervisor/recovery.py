@@ -1,9 +1,11 @@
-"""Ending what a dead supervisor has left: recorded pods, by proven identity; their claims; their sockets.
+"""Ending what a dead supervisor has left: recorded pods, by proven identity; their claims.
 
-A pod is ended like by `down`, without a supervisor to send `shutdown`: SIGTERM (which a pod takes as the
-same), grace, SIGKILL. It is gone when its life lock can be taken: its keeper holds the lock too, until
-everything the pod started is gone. Only then is its claim released. An identity that cannot be proven is
-never signalled.
+Their sockets.
+
+A pod is ended like by `down`, without a supervisor to send `shutdown`: SIGTERM (which a pod takes
+as the same), grace, SIGKILL. It is gone when its life lock can be taken: its keeper holds the lock
+too, until everything the pod started is gone. Only then is its claim released. An identity that
+cannot be proven is never signalled.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Found:
 
 
 def end_recorded(records: Iterable[PodRecord], *, grace_s: float) -> list[Exited]:
-    """End every recorded pod that lives and return what to write down; blocks for two graces at most.
+    """End every recorded pod that lives and return what to write down.
+
+    Blocks for two graces at most.
 
     Raises Conflict naming those that cannot be ended or not be proven gone.
     """
@@ -161,5 +165,3 @@ def _wait_until_gone(found: list[Found], wait_s: float) -> None:
     end = time.monotonic() + wait_s
     while time.monotonic() < end and not all(_is_gone(one) for one in found):
         time.sleep(LOOK_S)
-
-

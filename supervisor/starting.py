@@ -1,8 +1,10 @@
-"""What must be on disk before a pod is forked, for many pods at once. Blocking: run it off the loop.
+"""What must be on disk before a pod is forked, for many pods at once. Blocking.
 
-For each start, in this order: life lock taken, metadata written, intent journaled, scope row reserved, log
-file opened. A start that is refused leaves nothing but its metadata. Fifty starts cost one journal record
-each, one sync, and one turn of the scope table's lock.
+Run it off the loop.
+
+For each start, in this order: life lock taken, metadata written, intent journaled, scope row
+reserved, log file opened. A start that is refused leaves nothing but its metadata. Fifty starts
+cost one journal record each, one sync, and one turn of the scope table's lock.
 """
 
 from __future__ import annotations
@@ -134,8 +136,7 @@ class Starter:
             events_endpoint=f"ipc://{events}",
             data_dir=str(paths.data),
             product_dirs=tuple(
-                str(folder)
-                for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
+                str(folder) for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
             ),
             session_id=meta.session_id,
             segment_id=meta.segment_id,

@@ -15,7 +15,10 @@ Told = Synced | Deliver | Gap
 
 
 class Watcher:
-    """Follows one publisher until closed; `tick` it now and then, so that nothing lost stays lost."""
+    """Follows one publisher until closed.
+
+    `tick` it now and then, so that nothing lost stays lost.
+    """
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """What one request shows of the history, and how an interruption is closed. Pure.
 
-The log holds tool results in the order they finished; the model sees them in call order, right after the
-calls they answer. A call without a result is never sent: it is closed first, with a result that says the
-outcome is unknown, and nothing is ever executed a second time.
+The log holds tool results in the order they finished; the model sees them in call order, right
+after the calls they answer. A call without a result is never sent: it is closed first, with a
+result that says the outcome is unknown, and nothing is ever executed a second time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 
 from protocol.entries import Item, Message, SystemItem, ToolCall, ToolResult
 
-OUTCOME_UNKNOWN = "interrupted, outcome unknown: it may have had effects; check before you repeat it"
+OUTCOME_UNKNOWN = (
+    "interrupted, outcome unknown: it may have had effects; check before you repeat it"
+)
 NOT_STARTED = "interrupted before it started: it had no effect"
 
+_CUT_SHORT = "The previous run was not finished: "
 NOTES = {
-    "user": "The previous run was stopped by the user before it was finished.",
-    "failure": "The previous run ended with an error before it was finished: {detail}",
-    "crash": "The previous run was cut by a crash of the process before it was finished.",
+    "user": _CUT_SHORT + "the user stopped it.",
+    "failure": _CUT_SHORT + "it ended with an error: {detail}",
+    "crash": _CUT_SHORT + "a crash of the process cut it.",
 }
 
 
@@ -62,7 +65,10 @@ class Cut:
 
 
 def closing_results(unanswered: Sequence[ToolCall], started: Iterable[str]) -> list[ToolResult]:
-    """Return a synthetic result for each call without one; `started` are the ids whose tool had begun."""
+    """Return a synthetic result for each call without one.
+
+    `started` are the ids whose tool had begun.
+    """
     begun = set(started)
     return [
         ToolResult(
@@ -79,6 +85,8 @@ def interrupt_note(cut: Cut) -> SystemItem:
     return SystemItem(kind="interrupt", body=NOTES[cut.cause].format(detail=cut.detail))
 
 
-def system_message(item: SystemItem) -> Message:
-    """Return what the model sees of a system item: its stored body, verbatim."""
-    return Message(role="system", content=item.body)
+def is_interrupt_note(item: Item) -> bool:
+    """Whether this is a note of ours: what stands before it was asked in a run that is over."""
+    return (
+        isinstance(item, Message) and item.role == "system" and item.content.startswith(_CUT_SHORT)
+    )

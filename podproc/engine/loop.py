@@ -3,10 +3,11 @@
     drain notifications ─► request ─► stream ─► commit the answer ─► durable ─► tools ─► next turn
                                          └─ no tool calls: finished
 
-Append before act: what the model answered is in the log before any of its tools starts, and durable before
-it has an effect. Nothing of an answer is committed before its terminal event, except what was finished when
-a stream broke and is continued; so nothing of a cancelled answer can leak into the next. Stopping is a
-cancellation of the task that runs `run()`: it returns what happened (`RunOver`), it never raises.
+Append before act: what the model answered is in the log before any of its tools starts, and durable
+before it has an effect. Nothing of an answer is committed before its terminal event, except what
+was finished when a stream broke and is continued; so nothing of a cancelled answer can leak into
+the next. Stopping is a cancellation of the task that runs `run()`: it returns what happened
+(`RunOver`), it never raises.
 """
 
 from __future__ import annotations
@@ -221,9 +222,7 @@ class EngineLoop:
             )
             if isinstance(verdict, GiveUp):
                 status = f" (HTTP {problem.status})" if problem.status else ""
-                raise _Failed(
-                    ErrorCode.PROVIDER_ERROR, f"{problem.message}{status}; {verdict.why}"
-                )
+                raise _Failed(ErrorCode.PROVIDER_ERROR, f"{problem.message}{status}; {verdict.why}")
             self._record.emit(
                 ev.LlmRetry(
                     llm_call=number,
@@ -261,9 +260,7 @@ class EngineLoop:
             ):
                 await stream.aclose()
 
-    def _on_event(
-        self, event: base.ModelEvent, answer: _Answer, numbers: dict[int, int]
-    ) -> None:
+    def _on_event(self, event: base.ModelEvent, answer: _Answer, numbers: dict[int, int]) -> None:
         record = self._record
 
         def number(block: int) -> int:
@@ -363,5 +360,3 @@ async def _timed(
             return
         limit = idle_s
         yield event
-
-

@@ -3,10 +3,10 @@
     request ─► [ThinkingStart ThinkingDelta* ThinkingDone | TextDelta* TextDone
                 | CallStart CallArgs* CallDone]* [Figures] Ended
 
-A stream without its `Ended` is an interruption, never a success. Blocks are numbered by the adapter from 0
-within one answer. Failures are raised: `ProviderFailure` before the first event (retryable or not),
-`StreamCut` after it. Adapters never retry, never time out and never sleep for politeness: the loop owns all
-of that, so that every retry is seen.
+A stream without its `Ended` is an interruption, never a success. Blocks are numbered by the adapter
+from 0 within one answer. Failures are raised: `ProviderFailure` before the first event (retryable
+or not), `StreamCut` after it. Adapters never retry, never time out and never sleep for politeness:
+the loop owns all of that, so that every retry is seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from protocol.entries import Item, Usage
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request; `items` is the projected history, results in call order. `used`: see the scripted model."""
+    """One request; `items` is the projected history, results in call order. `used`.
+
+    See the scripted model.
+    """
 
     system_prompt: str
     items: tuple[Item, ...]

@@ -1,9 +1,10 @@
 """The embedded model: plays a script of answers. No key, no network, deterministic.
 
-It goes through the same interface and streams the same events as the adapters of real providers, so that
-demos, tests and load runs exercise everything but the provider. Which answers are used up is not kept here:
-it is in the session's log (`llm_usage.answer`), so a restored pod continues its script where it was, and an
-answer that was paused, cancelled or cut is played again. Only `fail_times` counts within this process.
+It goes through the same interface and streams the same events as the adapters of real providers, so
+that demos, tests and load runs exercise everything but the provider. Which answers are used up is
+not kept here: it is in the session's log (`llm_usage.answer`), so a restored pod continues its
+script where it was, and an answer that was paused, cancelled or cut is played again. Only
+`fail_times` counts within this process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+from podproc.engine.history import is_interrupt_note
 from podproc.models.base import (
     CallArgs,
     CallDone,
@@ -164,10 +166,10 @@ def _is_answer(item: Item) -> bool:
 
 
 def _new_input(items: tuple[Item, ...]) -> list[Item]:
-    """What came since the model's previous answer, in order."""
+    """What came since the model's previous answer, or since a run that was given up, in order."""
     new: list[Item] = []
     for item in reversed(items):
-        if _is_answer(item):
+        if _is_answer(item) or is_interrupt_note(item):
             break
         new.append(item)
     return new[::-1]
@@ -184,7 +186,10 @@ def _text_of(item: Item) -> str:
 
 
 def _echoed(new: list[Item], items: tuple[Item, ...]) -> str:
-    """The last user text of the new input; without one the newest system item; else the last user text."""
+    """The last user text of the new input; without one the newest system item.
+
+    Else the last user text.
+    """
     for wanted, where in (("user", new), ("system", new), ("user", items)):
         for item in reversed(where):
             if isinstance(item, Message) and item.role == wanted:

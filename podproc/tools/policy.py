@@ -13,7 +13,10 @@ _SUBJECT = ("command", "file_path", "pattern", "path", "url", "query", "name")
 
 
 def subject_of(args: BaseModel) -> str:
-    """Return what a rule's pattern is held against: the argument that says what the call is about."""
+    """Return what a rule's pattern is held against.
+
+    The argument that says what the call is about.
+    """
     for name in _SUBJECT:
         value = getattr(args, name, None)
         if isinstance(value, str):

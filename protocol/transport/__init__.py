@@ -1,14 +1,17 @@
 """The transport seam: four kinds of socket as Protocols, with two implementations behind them.
 
-`protocol.transport.zeromq` is the real one, `protocol.transport.memory` its deterministic twin for tests;
-one contract test file runs over both. Everything is driven by callbacks on one event loop; nothing blocks.
+`protocol.transport.zeromq` is the real one, `protocol.transport.memory` its deterministic twin for
+tests; one contract test file runs over both. Everything is driven by callbacks on one event loop;
+nothing blocks.
 
 What the seam promises:
-  - frames sent by one dealer to one router arrive in order, and so do those of a router to one dealer;
-  - a router that cannot deliver raises `Unroutable` (nobody there) or `WouldBlock` (queue full) at once;
-  - a publisher sees every subscription, in the order the subscriber made it; a subscriber gets what was
-    published after its subscription arrived, or silently nothing beyond the publisher's high-water mark.
-What it does not promise: that a frame sent by a dealer arrives at all. That is what replies are for.
+  - frames of one dealer to one router arrive in order, and so do those of a router to one dealer;
+  - a router that cannot deliver raises `Unroutable` (nobody there) or `WouldBlock` (full) at once;
+  - a publisher sees every subscription, in the order they were made; a subscriber gets what was
+    published after its subscription arrived, or silently nothing beyond the publisher's high-water
+    mark.
+What it does not promise: that a frame sent by a dealer arrives at all. That is what replies are
+for.
 """
 
 from __future__ import annotations

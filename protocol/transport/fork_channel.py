@@ -1,11 +1,13 @@
-"""Framing between supervisor and zygote: length-prefixed msgpack over a socketpair, descriptors beside it.
+"""Framing between supervisor and zygote.
+
+Length-prefixed msgpack over a socketpair, descriptors beside it.
 
     supervisor -> zygote   fork{id, birth} + descriptors (log file, life lock)     reap{pid}
     zygote -> supervisor   ready{}   forked{id, pid} + pidfd   fork_failed{id, error}
                            exited{pid, code | signal}
 
-Descriptors ride on a message's first byte, so a reader that takes the four length bytes with them has them
-all. Both ends are in this file because neither package may import the other.
+Descriptors ride on a message's first byte, so a reader that takes the four length bytes with them
+has them all. Both ends are in this file because neither package may import the other.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class MessageReader:
     def read(self) -> list[tuple[dict[str, Any], list[int]]]:
         """Return the messages that are complete after one receive; raises ChannelClosed at the end.
 
-        Descriptors belong to the message that is incomplete or next: a sender sends them with one only,
-        and a receive never crosses into the bytes of a message that carries others.
+        Descriptors belong to the message that is incomplete or next: a sender sends them with one
+        only, and a receive never crosses into the bytes of a message that carries others.
         """
         try:
             data, fds, _, _ = socket.recv_fds(self._sock, 1 << 16, _MAX_FDS)

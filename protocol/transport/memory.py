@@ -1,7 +1,8 @@
 """The in-memory twin of the transport: same promises, no sockets, delivery when you say so.
 
-A `MemoryNet` is the wire. Nothing is delivered by itself: `pump()` hands every message on until none is
-left, so a test is one straight line. `lose` decides which published messages vanish, as PUB may do.
+A `MemoryNet` is the wire. Nothing is delivered by itself: `pump()` hands every message on until
+none is left, so a test is one straight line. `lose` decides which published messages vanish, as PUB
+may do.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""ZeroMQ behind the seam: plain sockets, drained from the event loop's readiness of their descriptor.
+"""ZeroMQ behind the seam.
 
-Why not `zmq.asyncio`: it makes a future per message and costs 1.5 to 2.3 times as much. A ZeroMQ descriptor
-is edge-triggered and is consumed by *any* call on its socket, sends included. So: when it fires, drain up
-to a bound and look again in the next loop turn (others get theirs in between); and after sends, look once
-in the next loop turn, because the send may have eaten the edge.
+Plain sockets, drained from the event loop's readiness of their descriptor.
 
-A context belongs to the process that made it and must never cross a fork: make the transport after it.
-ROUTER is MANDATORY (an unroutable message raises instead of vanishing) and never HANDOVER (a stranger
-cannot take over a route). libzmq takes over a bound path without a word and never removes it: whoever binds
-holds the lock that makes it the only one, and unlinks.
+Why not `zmq.asyncio`: it makes a future per message and costs 1.5 to 2.3 times as much. A ZeroMQ
+descriptor is edge-triggered and is consumed by *any* call on its socket, sends included. So: when
+it fires, drain up to a bound and look again in the next loop turn (others get theirs in between);
+and after sends, look once in the next loop turn, because the send may have eaten the edge.
+
+A context belongs to the process that made it and must never cross a fork: make the transport after
+it. ROUTER is MANDATORY (an unroutable message raises instead of vanishing) and never HANDOVER (a
+stranger cannot take over a route). libzmq takes over a bound path without a word and never removes
+it: whoever binds holds the lock that makes it the only one, and unlinks.
 """
 
 from __future__ import annotations
@@ -177,7 +179,10 @@ class ZmqTransport:
         return self._own(_Subscriber(socket, self._loop, on_message))
 
     def close(self) -> None:
-        """Close the sockets, then the context; waits at most the linger for what is still to be sent."""
+        """Close the sockets, then the context.
+
+        Waits at most the linger for what is still to be sent.
+        """
         for socket in self._sockets:
             socket.close()
         self._sockets.clear()
@@ -194,5 +199,3 @@ class ZmqTransport:
     def _own(self, socket: S) -> S:
         self._sockets.append(socket)
         return socket
-
-

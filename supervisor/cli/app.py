@@ -1,8 +1,8 @@
 """The click application: its commands, the options all of them share, and the one place errors end.
 
-`COMMANDS` is a table of names and where each lives, so that `podsup ps` imports `ps` and nothing else. An
-error is printed once, here: cause, evidence, next command; with `-o json` as a document on stdout too. A
-user's mistake never shows a traceback.
+`COMMANDS` is a table of names and where each lives, so that `podsup ps` imports `ps` and nothing
+else. An error is printed once, here: cause, evidence, next command; with `-o json` as a document on
+stdout too. A user's mistake never shows a traceback.
 """
 
 from __future__ import annotations
@@ -149,7 +149,10 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
 @click.version_option(package_name="podsup", prog_name="podsup")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Supervise fleets of LLM agents: each is one OS process with its own session and write scope."""
+    """Supervise fleets of LLM agents.
+
+    Each is one OS process with its own session and write scope.
+    """
     ctx.ensure_object(App)
 
 

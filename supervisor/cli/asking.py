@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +17,8 @@ T = TypeVar("T")
 
 def with_client(app: App, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """Connect to the fleet that is meant, do the work, close."""
+    import asyncio
+
     from supervisor.client import AsyncClient
 
     async def do() -> T:
@@ -25,6 +26,18 @@ def with_client(app: App, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
             return await work(client)
 
     return asyncio.run(do())
+
+
+def ask(app: App, control: Any) -> Any:
+    """Ask the supervisor one thing and return the typed reply; the quickest way there is."""
+    from pathlib import Path
+
+    from supervisor.choice import choose_fleet
+    from supervisor.paths import Paths
+    from supervisor.quick import ask_once
+
+    paths = Paths.here(app.home)
+    return ask_once(paths, choose_fleet(paths, app.fleet, Path.cwd()), control)
 
 
 def operate(app: App, control: Any, *, timeout_s: float = 60.0) -> dict[str, Any]:

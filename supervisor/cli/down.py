@@ -1,4 +1,7 @@
-"""`podsup down`: nothing of the fleet is left when it returns, whether its supervisor lived or not."""
+"""`podsup down`.
+
+Nothing of the fleet is left when it returns, whether its supervisor lived or not.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +62,7 @@ async def _ask(app: App, paths: Paths, fleet: str, grace: float | None) -> bool:
     try:
         async with AsyncClient.connect(fleet, home=app.home) as client:
             patience = 60.0 if grace is None else 30.0 + 2 * grace
-            await client.operate(
-                c.Down(grace_s=grace), timeout_s=patience, on_progress=Progress()
-            )
+            await client.operate(c.Down(grace_s=grace), timeout_s=patience, on_progress=Progress())
     except Unreachable:
         pass  # it is ending already
     await wait_gone(pid)

@@ -32,7 +32,10 @@ def init(app: App, folder: Path) -> None:
 @command("check", example="podsup check podsup.toml")
 @click.argument("file", metavar="[FILE]", default="podsup.toml", type=click.Path(path_type=Path))
 def check(app: App, file: Path) -> None:
-    """Validate a fleet file: each mistake with its line and the nearest valid key. Starts nothing."""
+    """Validate a fleet file: each mistake with its line and the nearest valid key.
+
+    Starts nothing.
+    """
     from supervisor.fleet_file import load_fleet
     from supervisor.paths import Paths
 

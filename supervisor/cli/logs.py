@@ -28,7 +28,9 @@ def logs(app: App, pod: str, follow: bool, previous: bool, lines: int) -> None:
     if previous:
         files = files[:-1]
     if not files:
-        raise UnknownPod(f"there is no {'earlier ' if previous else ''}log of a pod {pod!r}", pod=pod)
+        raise UnknownPod(
+            f"there is no {'earlier ' if previous else ''}log of a pod {pod!r}", pod=pod
+        )
     text = tail(files[-1], most=4 * 1024 * 1024, lines=lines)
     if app.out.is_json:
         app.out.document({"pod": pod, "path": str(files[-1]), "text": text})

@@ -8,7 +8,7 @@ import click
 
 from protocol import control as c
 from supervisor.cli.app import App, command
-from supervisor.cli.asking import with_client
+from supervisor.cli.asking import ask, with_client
 from supervisor.cli.output import ago, colour
 
 
@@ -17,7 +17,7 @@ def _rows(model: Any) -> list[dict[str, Any]]:
 
 
 def _ps(app: App) -> dict[str, Any]:
-    ps: c.Ps = with_client(app, lambda client: client.control(c.ListFleet()))
+    ps: c.Ps = ask(app, c.ListFleet())
     return {
         "fleet": ps.fleet,
         "supervisor": ps.supervisor.model_dump(mode="json"),
@@ -29,7 +29,18 @@ def _ps(app: App) -> dict[str, Any]:
 def ps(app: App) -> None:
     """Show every pod of the fleet, stopped and failed ones too."""
     data = _ps(app)
-    columns = ("NAME", "STATUS", "PID", "INC", "AGE", "RESTARTS", "TURN", "CONTEXT", "COST", "DOING")
+    columns = (
+        "NAME",
+        "STATUS",
+        "PID",
+        "INC",
+        "AGE",
+        "RESTARTS",
+        "TURN",
+        "CONTEXT",
+        "COST",
+        "DOING",
+    )
     app.out.rows(data, "pods", columns, (_line(pod) for pod in data["pods"]))
 
 
@@ -69,7 +80,8 @@ def _branches(pods: list[dict[str, Any]], parent: str | None, indent: str) -> li
         last = number == len(below)
         writes = ", ".join(pod["scope"]["write"]) or "nothing"
         lines.append(
-            f"{indent}{'└─ ' if last else '├─ '}{pod['name']}  {colour(pod['status'])}  writes {writes}"
+            f"{indent}{'└─ ' if last else '├─ '}{pod['name']}  {colour(pod['status'])}"
+            f"  writes {writes}"
         )
         lines += _branches(pods, pod["name"], indent + ("   " if last else "│  "))
     return lines
@@ -81,14 +93,14 @@ def status(app: App, pod: str) -> None:
     """Show one pod closely: what it does, what it holds, what went wrong last."""
     from protocol.errors import Unreachable
 
-    async def ask(client: Any) -> tuple[c.StatusRow, dict[str, Any]]:
+    async def look(client: Any) -> tuple[c.StatusRow, dict[str, Any]]:
         row: c.StatusRow = await client.control(c.StatusOf(pod=pod))
         try:
             return row, await client.snapshot(pod) if row.endpoint else {}
         except Unreachable:
             return row, {}
 
-    row, seen = with_client(app, ask)
+    row, seen = with_client(app, look)
     data: dict[str, Any] = row.model_dump(mode="json")
     for key in ("endpoint", "state_seq"):
         data.pop(key)
@@ -143,7 +155,7 @@ def why(app: App, pod: str) -> None:
     """Show how a pod came to its state: each change with its cause, oldest first."""
     from datetime import datetime
 
-    story: c.Story = with_client(app, lambda client: client.control(c.Why(pod=pod)))
+    story: c.Story = ask(app, c.Why(pod=pod))
     lines = [f"{pod} is {story.status}"]
     for line in story.lines:
         at = datetime.fromtimestamp(line.at / 1000).strftime("%H:%M:%S.%f")[:-3]
@@ -159,7 +171,7 @@ def why(app: App, pod: str) -> None:
 @command("locks", example="podsup locks")
 def locks(app: App) -> None:
     """Show every allocation of this user: who may write where, in all fleets and homes."""
-    held: c.Allocations = with_client(app, lambda client: client.control(c.Locks()))
+    held: c.Allocations = ask(app, c.Locks())
     data = {"allocations": _rows(held.allocations)}
     rows = (
         (

@@ -1,4 +1,7 @@
-"""How results and errors are shown: results on stdout in the form asked for, everything else on stderr."""
+"""How results and errors are shown.
+
+Results on stdout in the form asked for, everything else on stderr.
+"""
 
 from __future__ import annotations
 

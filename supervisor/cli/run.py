@@ -113,7 +113,10 @@ async def submit(
     timeout_s: float | None,
     on_text: Callable[[str], None],
 ) -> RunDone | None:
-    """Submit a run, and follow it to its end with `wait`; raises what it was refused with, or Timeout."""
+    """Submit a run, and follow it to its end with `wait`.
+
+    Raises what it was refused with, or Timeout.
+    """
     method = m.Run(input=segments)
     patience = 60.0 if timeout_s is None else timeout_s
     if not wait:
@@ -144,11 +147,9 @@ async def submit(
         ) from None
 
 
-async def _send_when_free(
-    client: AsyncClient, pod: str, method: m.Run, patience_s: float
-) -> str:
+async def _send_when_free(client: AsyncClient, pod: str, method: m.Run, patience_s: float) -> str:
     """Send the run and return its id; one that the pod started by itself is waited for."""
-    from supervisor.client import new_id
+    from supervisor.reach import new_id
 
     loop = asyncio.get_running_loop()
     end = loop.time() + patience_s

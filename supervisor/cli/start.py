@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
 from supervisor.cli.asking import Progress
 from supervisor.cli.output import note
-from supervisor.client import AsyncClient, is_listening, new_id
+from supervisor.client import AsyncClient
 from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
 from supervisor.paths import Paths, make_private_dir
+from supervisor.reach import is_listening, new_id
 
 if TYPE_CHECKING:
     from supervisor.watcher import Told
@@ -130,9 +132,7 @@ async def _foreground(app: App, boot: Boot, pid: int) -> None:
         ending = asyncio.create_task(asked.wait())
         while is_listening(client.paths.control_socket(boot.fleet)):
             getting = asyncio.create_task(queue.get())
-            await asyncio.wait(
-                {getting, ending}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({getting, ending}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
                 code = _show(getting.result()[1], code, {p.name for p in boot.pods if p.essential})
             else:
@@ -173,10 +173,8 @@ def _show(told: Any, code: int, essential: set[str]) -> int:
 
 async def _end(client: AsyncClient, pid: int) -> None:
     """End the fleet and wait until its supervisor process is gone."""
-    try:
+    with suppress(Unreachable):  # it went before it could answer
         await client.operate(c.Down(), timeout_s=60.0, on_progress=Progress())
-    except Unreachable:
-        pass  # it went before it could answer
     await wait_gone(pid)
 
 

@@ -36,7 +36,9 @@ RESULTS = tuple(result.value for result in RunResult if result.value not in STAT
     help="A status, or the result of the next run.",
 )
 @click.option("--timeout", type=float, help="Seconds to wait (default: as long as it takes).")
-def wait(app: App, pods: tuple[str, ...], any_pod: bool, wanted: str, timeout: float | None) -> None:
+def wait(
+    app: App, pods: tuple[str, ...], any_pod: bool, wanted: str, timeout: float | None
+) -> None:
     """Wait until pods have a status, or until their next run ends. Prints each result."""
     found = with_client(app, lambda client: wait_for(client, pods, any_pod, wanted, timeout))
     lines = [f"{name}: {what}" for name, what in found.items()]

@@ -2,10 +2,10 @@
 
     fleet.handle(stimulus, now, wall_ms) -> [instruction]
 
-Everything about one pod goes through its lifecycle table (`lifecycle.step`) and its health; everything the
-fleet adds is between pods and people: operations that wait for pods, the task that is delivered once, what
-an essential pod's end means, and the story that `why` tells. `validate()` says what must be true after
-every stimulus; the tests ask after each one.
+Everything about one pod goes through its lifecycle table (`lifecycle.step`) and its health;
+everything the fleet adds is between pods and people: operations that wait for pods, the task that
+is delivered once, what an essential pod's end means, and the story that `why` tells. `validate()`
+says what must be true after every stimulus; the tests ask after each one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from protocol.entries import Usage
 from protocol.errors import (
     Conflict,
     DuplicatePod,
-    ErrorBody,
-    ErrorCode,
     InvalidRequest,
     PodsupError,
     UnknownPod,
@@ -41,7 +39,8 @@ from supervisor.core.member import Member
 from supervisor.core.operations import KEPT, Operation, is_over
 from supervisor.core.restart import Exit
 
-# -- stimuli ----------------------------------------------------------------------------------------
+# -- stimuli
+# ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,8 @@ Stimulus: TypeAlias = (
     PodStimulus | Hello | Beat | StatusHeard | EventHeard | TaskAnswered | Asked | Ticked
 )
 
-# -- instructions -----------------------------------------------------------------------------------
+# -- instructions
+# -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,10 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class EndFleet:
-    """Every pod is gone and nobody wants the supervisor any more; `code` is the fleet's exit code."""
+    """Every pod is gone and nobody wants the supervisor any more.
+
+    `code` is the fleet's exit code.
+    """
 
     code: int
     cause: str
@@ -214,7 +217,8 @@ class Fleet:
         self._now = 0.0
         self._wall = 0
 
-    # -- what the daemon puts in --------------------------------------------------------------------
+    # -- what the daemon puts in
+    # --------------------------------------------------------------------
 
     def add(
         self,
@@ -226,9 +230,7 @@ class Fleet:
         tasked: bool = False,
     ) -> Member:
         """Add a pod that is not started; `incarnation` is that of its latest process, ever."""
-        member = Member(
-            manifest, policy, limits, life=Life(incarnation=incarnation), tasked=tasked
-        )
+        member = Member(manifest, policy, limits, life=Life(incarnation=incarnation), tasked=tasked)
         self.members[manifest.name] = member
         return member
 
@@ -270,7 +272,8 @@ class Fleet:
                 out = self._on_tick(elapsed_s, tick_s)
         return [*out, *self._settle()]
 
-    # -- pods ---------------------------------------------------------------------------------------
+    # -- pods
+    # ---------------------------------------------------------------------------------------
 
     def _step(self, name: str, what: s.Stimulus) -> list[Instruction]:
         member = self.members.get(name)
@@ -422,7 +425,8 @@ class Fleet:
                     out += self._step(member.name, s.Silence(verdict, member.health.silence_s))
         return out
 
-    # -- controls -----------------------------------------------------------------------------------
+    # -- controls
+    # -----------------------------------------------------------------------------------
 
     def _on_asked(self, asked: Asked) -> list[Instruction]:
         control = asked.control
@@ -488,9 +492,7 @@ class Fleet:
             *self._settle(),
         ]
 
-    def _delete(
-        self, asked: Asked, names: tuple[str, ...]
-    ) -> tuple[Wire, list[Instruction]]:
+    def _delete(self, asked: Asked, names: tuple[str, ...]) -> tuple[Wire, list[Instruction]]:
         for name in names:
             if self.member(name).life.phase not in NO_PROCESS:
                 raise Conflict(
@@ -531,7 +533,8 @@ class Fleet:
             out.append(EndFleet(*self._ending))
         return out
 
-    # -- reads --------------------------------------------------------------------------------------
+    # -- reads
+    # --------------------------------------------------------------------------------------
 
     def member(self, name: str) -> Member:
         """Return a pod; raises UnknownPod with the names there are."""
@@ -604,8 +607,6 @@ class Fleet:
         for operation in self.operations.values():
             assert operation.id in self.operations
             assert operation.error is None or operation.state == "failed"
-
-
 
 
 def exit_of(code: int | None, signal: str | None, tail: str) -> Exit:

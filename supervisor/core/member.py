@@ -1,4 +1,7 @@
-"""One pod as the fleet knows it: its manifest, its life, its health, and what it last said of itself."""
+"""One pod as the fleet knows it.
+
+Its manifest, its life, its health, and what it last said of itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ STORY_LINES = 200
 
 @dataclass(slots=True)
 class Member:
-    """Mutable only inside `Fleet`. `heard` is the newest state-lane number whose status was taken."""
+    """Mutable only inside `Fleet`.
+
+    `heard` is the newest state-lane number whose status was taken.
+    """
 
     manifest: PodManifest
     policy: LifePolicy
@@ -28,7 +34,7 @@ class Member:
     health: Health = field(default_factory=Health)
     own_flags: tuple[Flag, ...] = ()
     heard: int = 0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     turn: int = 0
     context_tokens: int = 0
     context_window: int = 0
@@ -130,5 +136,3 @@ def scope_summary(manifest: PodManifest) -> ScopeSummary:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-

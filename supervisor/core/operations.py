@@ -1,7 +1,8 @@
 """Long work that was answered with an operation id: what it waits for, and how it ended. Pure.
 
-An operation is over when what it waits for is true of every pod it names; what that is stands in one table
-by kind. The latest hundred stay listed, so that a client that reconnects can still learn how its went.
+An operation is over when what it waits for is true of every pod it names; what that is stands in
+one table by kind. The latest hundred stay listed, so that a client that reconnects can still learn
+how its went.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ Verdict = str | None
 
 @dataclass(slots=True)
 class Operation:
-    """One piece of long work. `since` maps each pod to its incarnation when the work was asked for."""
+    """One piece of long work.
+
+    `since` maps each pod to its incarnation when the work was asked for.
+    """
 
     id: str
     kind: str
@@ -90,7 +94,7 @@ def is_over(operation: Operation, members: Mapping[str, Member]) -> bool:
     operation.state = OperationState.DONE
     if operation.failures:
         operation.state = OperationState.FAILED
-        name, why = next(iter(operation.failures.items()))
+        name = next(iter(operation.failures))
         code = operation.codes.get(name, "")
         known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
         operation.error = ErrorBody(
@@ -108,7 +112,9 @@ def _blocker(member: Member) -> str:
 
 
 def _gone(member: Member, since: int) -> Verdict:
-    return "" if member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF else None
+    return (
+        "" if member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF else None
+    )
 
 
 def _ready(member: Member, since: int) -> Verdict:
