@@ -478,9 +478,13 @@ def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunRe
 
 @dataclass(frozen=True, slots=True)
 class TurnState:
-    """All the machine remembers. `status` is the pod's own word of `PodStatus`."""
+    """All the machine remembers. `status` is the pod's own word of `PodStatus`.
+
+    `before` is what it was when the present run was staged: a run that cannot begin changes nothing.
+    """
 
     status: PodStatus = PodStatus.IDLE
+    before: PodStatus = PodStatus.IDLE
     plan: RunPlan | None = None
     begun: bool = False
     stop: StopWish | None = None
@@ -648,7 +652,13 @@ class Turn:
     def _stage(self, plan: RunPlan) -> list[Instruction]:
         resumed = plan.kind is RunKind.RESUME
         self._set(
-            status=PodStatus.RUNNING, plan=plan, begun=False, stop=None, ending=None, held=None
+            status=PodStatus.RUNNING,
+            before=self.state.status,
+            plan=plan,
+            begun=False,
+            stop=None,
+            ending=None,
+            held=None,
         )
         close = ClosePrevious.RESULTS if resumed else ClosePrevious.RESULTS_AND_NOTE
         return [Begin(plan, close)]
@@ -665,8 +675,7 @@ class Turn:
         ]
 
     def _on_begin_failed(self, error: PodsupError) -> list[Instruction]:
-        plan = self._plan()
-        before = PodStatus.PAUSED if plan.kind is RunKind.RESUME else PodStatus.IDLE
+        plan, before = self._plan(), self.state.before
         self._set(status=before, plan=None, stop=None)
         told: list[Instruction] = (
             [Reply(plan.request, error)] if plan.request else [SetStatus(before, self.state.flags)]
@@ -684,7 +693,12 @@ class Turn:
         plan = self._plan()
         result, reason = run_end_of(plan, self.state.stop, over)
         self._set(ending=(result, reason, over.error))
-        abandon = plan.kind is RunKind.RESUME and result is RunResult.CANCELLED and not over.output
+        abandon = (
+            plan.kind is RunKind.RESUME
+            and result is RunResult.CANCELLED
+            and self.state.stop is StopWish.CANCEL
+            and not over.output
+        )
         return [Close(plan, result, reason, over.error, abandon)]
 
     def _on_closed(self, closed: Closed) -> list[Instruction]:

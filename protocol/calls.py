@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
 
+OPERATOR = "operator"
 PER_TARGET = 256
 PER_SENDER = 32
 REMEMBERED = 1000
@@ -80,6 +81,14 @@ class Pending:
     asker: bytes
     deadline: float
 
+    @property
+    def party(self) -> tuple[str, bytes]:
+        """Whose requests are counted together: a pod's by its name, an operator's by connection.
+
+        All operators have one name; one busy program must not keep a person from asking.
+        """
+        return self.sender, self.asker if self.sender == OPERATOR else b""
+
 
 @dataclass(frozen=True, slots=True)
 class Full:
@@ -92,45 +101,45 @@ class Relay:
     """Requests the supervisor has handed on and whose answers it owes."""
 
     def __init__(self, *, per_target: int = PER_TARGET, per_sender: int = PER_SENDER) -> None:
-        self._pending: dict[Hashable, OrderedDict[tuple[str, str], Pending]] = {}
+        self._pending: dict[Hashable, dict[str, Pending]] = {}
         self._per_target = per_target
         self._per_sender = per_sender
 
     def admit(self, call: Pending) -> bool | Full:
         """Take a request: True = hand it on, False = it is on its way already, Full = refuse it.
 
-        A repeated request replaces the asker's connection, so that one who reconnected is answered.
+        A repeated request replaces the asker's connection, so that one who reconnected is answered; its
+        deadline stays the first one's. A reply names the id alone: while one sender's request waits,
+        another sender's with the same id is refused, so that neither gets the other's answer.
         """
-        calls = self._pending.setdefault(call.target, OrderedDict())
-        key = (call.sender, call.request_id)
-        if key in calls:
-            calls[key] = call
+        calls = self._pending.setdefault(call.target, {})
+        earlier = calls.get(call.request_id)
+        if earlier is not None and earlier.sender != call.sender:
+            return Full(f"another sender's request {call.request_id} waits for {call.target}")
+        if earlier is not None:
+            calls[call.request_id] = replace(call, deadline=earlier.deadline)
             return False
         if len(calls) >= self._per_target:
             return Full(f"{len(calls)} requests wait for {call.target}")
-        mine = sum(1 for waiting in calls.values() if waiting.asker == call.asker)
+        mine = sum(1 for waiting in calls.values() if waiting.party == call.party)
         if mine >= self._per_sender:
             return Full(f"{mine} requests of {call.sender} wait for {call.target}")
-        calls[key] = call
+        calls[call.request_id] = call
         return True
 
     def answer(self, target: Hashable, request_id: str) -> Pending | None:
         """Take a reply of `target`; None when nobody waits for it any more."""
-        calls = self._pending.get(target, OrderedDict())
-        for key in calls:
-            if key[1] == request_id:
-                return calls.pop(key)
-        return None
+        return self._pending.get(target, {}).pop(request_id, None)
 
     def drop(self, target: Hashable) -> list[Pending]:
         """Forget a target that is gone and return what must be answered in its stead."""
-        return list(self._pending.pop(target, OrderedDict()).values())
+        return list(self._pending.pop(target, {}).values())
 
     def expire(self, now: float) -> list[Pending]:
         """Give up and return the calls whose deadline has passed."""
         late = [c for calls in self._pending.values() for c in calls.values() if c.deadline <= now]
         for call in late:
-            del self._pending[call.target][(call.sender, call.request_id)]
+            del self._pending[call.target][call.request_id]
         return late
 
     def waiting(self, target: Hashable) -> int:
@@ -150,35 +159,36 @@ class InProgress:
 
 
 class Answered(Generic[R]):
-    """What a target answered lately: 10 minutes, 1000 ids."""
+    """What a target answered lately: 10 minutes, 1000 ids. What it is still working on is never forgotten."""
 
     def __init__(self, *, keep: int = REMEMBERED, keep_s: float = REMEMBERED_S) -> None:
-        self._known: OrderedDict[tuple[str, str], tuple[float, R | InProgress]] = OrderedDict()
+        self._begun: set[tuple[str, str]] = set()
+        self._done: OrderedDict[tuple[str, str], tuple[float, R]] = OrderedDict()
         self._keep = keep
         self._keep_s = keep_s
 
     def begin(self, sender: str, request_id: str, now: float) -> R | InProgress | None:
-        """Return the earlier answer, InProgress, or None for a new request, now begun."""
+        """Return the earlier answer, InProgress, or None for a new request, which is noted as begun."""
         self._forget(now)
-        known = self._known.get((sender, request_id))
-        if known is not None:
-            return known[1]
-        self._known[(sender, request_id)] = (now, InProgress())
+        key = (sender, request_id)
+        if key in self._begun:
+            return InProgress()
+        if key in self._done:
+            return self._done[key][1]
+        self._begun.add(key)
         return None
 
     def finish(self, sender: str, request_id: str, reply: R, now: float) -> None:
-        """Remember the answer."""
-        self._known[(sender, request_id)] = (now, reply)
-        self._known.move_to_end((sender, request_id))
-        self._forget(now)
+        """Remember the answer of a request that was begun; any other is a read, and simply done again."""
+        key = (sender, request_id)
+        if key in self._begun:
+            self._begun.remove(key)
+            self._done[key] = (now, reply)
+            self._forget(now)
 
     def _forget(self, now: float) -> None:
-        while self._known:
-            key, (at, answer) = next(iter(self._known.items()))
-            crowded = len(self._known) > self._keep
-            if not crowded and at + self._keep_s > now:
+        while self._done:
+            key, (at, _) = next(iter(self._done.items()))
+            if len(self._done) <= self._keep and at + self._keep_s > now:
                 return
-            if isinstance(answer, InProgress) and not crowded:
-                self._known.move_to_end(key)
-                return
-            del self._known[key]
+            del self._done[key]

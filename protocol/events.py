@@ -574,7 +574,9 @@ EVENTS: Mapping[str, type[Event]] = {
 def decode_event(name: str, data: Any) -> Event:
     """Return the typed event; raises pydantic.ValidationError for a malformed known one."""
     known = EVENTS.get(name)
-    return known.from_wire(data) if known else UnknownEvent(name=name, data=dict(data or {}))
+    if known is not None:
+        return known.from_wire(data)
+    return UnknownEvent(name=name, data=data if isinstance(data, dict) else {})
 
 
 def usage_event(usage: Usage, *, turn: int, context_tokens: int) -> UsageEvent:

@@ -20,9 +20,17 @@ from collections import deque
 from dataclasses import dataclass
 
 from protocol.base import Wire
-from protocol.events import LARGE_EVENT_BYTES, Event, LogEvent, Tick, ToolResultEvent, topic
+from protocol.events import (
+    LARGE_EVENT_BYTES,
+    Event,
+    LogEvent,
+    Tick,
+    ToolResultEvent,
+    UnknownEvent,
+    topic,
+)
 from protocol.status import Lane
-from protocol.wire import EventHeader, pack
+from protocol.wire import VERSION, EventHeader, pack
 
 HELLO = "~hello/"
 REPLAY = "replay/"
@@ -110,8 +118,18 @@ class Lanes:
 
         `now` is monotonic seconds.
         """
-        header = self._header(event.lane, self._rings[event.lane].newest + 1, ts_ms)
-        return self._keep(topic(event, self.pod).encode(), header, encode_body(event), now)
+        header = {  # plain, not an EventHeader: this runs once per delta
+            "v": VERSION,
+            "pod": self.pod,
+            "incarnation": self.incarnation,
+            "lane": event.lane.value,
+            "seq": self._rings[event.lane].newest + 1,
+            "ts_ms": ts_ms,
+        }
+        if self.epoch is not None:
+            header["epoch"] = self.epoch
+        event_topic = topic(event, self.pod).encode()
+        return self._keep(event.lane, event_topic, pack(header), encode_body(event), now)
 
     def publish_for(
         self, pod: str, incarnation: int, event: Event, *, ts_ms: int, now: float
@@ -129,7 +147,7 @@ class Lanes:
         """
         number = self._rings[header.lane].newest + 1
         mine = header.model_copy(update={"epoch": self.epoch, "fleet_seq": number})
-        return self._keep(event_topic, mine, body, now)
+        return self._keep(header.lane, event_topic, pack(mine), body, now)
 
     def _header(self, lane: Lane, seq: int, ts_ms: int) -> EventHeader:
         return EventHeader(
@@ -142,10 +160,10 @@ class Lanes:
         )
 
     def _keep(
-        self, event_topic: bytes, header: EventHeader, body: bytes, now: float
+        self, lane: Lane, event_topic: bytes, header: bytes, body: bytes, now: float
     ) -> list[bytes]:
-        ring = self._rings[header.lane]
-        frames = (event_topic, pack(header), body)
+        ring = self._rings[lane]
+        frames = (event_topic, header, body)
         ring.newest += 1
         ring.frames.append(frames)
         ring.bytes += len(body)
@@ -197,7 +215,7 @@ def encode_body(event: Event) -> bytes:
 
     One over 64 KiB carries its position and size instead of its contents.
     """
-    body = pack(event)
+    body = pack(event.data if isinstance(event, UnknownEvent) else event)
     if len(body) <= LARGE_EVENT_BYTES:
         return body
     match event:

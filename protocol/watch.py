@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from protocol.events import Event, Tick, decode_event
+from pydantic import ValidationError
+
+from protocol.errors import UnsupportedVersion
+from protocol.events import Event, Tick, UnknownEvent, decode_event
 from protocol.lanes import ReplayEnd
 from protocol.status import Lane
-from protocol.wire import BadFrame, EventHeader, read_body, read_header, unpack
+from protocol.wire import BadFrame, EventHeader, header_fields, read_body, read_header
 
 SNAPSHOT_TIMEOUT_S = 2.0
 REFILL_TIMEOUT_S = 2.0
@@ -83,6 +86,19 @@ def _publisher(header: EventHeader) -> int:
     return header.incarnation if header.epoch is None else header.epoch
 
 
+def _read_event(event_topic: bytes, body: bytes) -> Event:
+    """Return the event; one that cannot be read is unknown, as asking again would bring the same."""
+    name = event_topic.rsplit(b"/", 1)[-1].decode(errors="replace")
+    try:
+        data = read_body(body)
+    except BadFrame:
+        return UnknownEvent(name=name)
+    try:
+        return decode_event(name, data)
+    except ValidationError:
+        return UnknownEvent.model_construct(name=name, data=data if isinstance(data, dict) else {})
+
+
 def _number(header: EventHeader) -> int:
     return header.seq if header.fleet_seq is None else header.fleet_seq
 
@@ -130,7 +146,10 @@ class Watch:
         """Take one message; raises BadFrame for what is none of ours."""
         if len(frames) not in (3, 4):
             raise BadFrame(f"{len(frames)} frames")
-        header = read_header(unpack(frames[-2]), EventHeader)
+        try:
+            header = read_header(header_fields(frames[-2:]), EventHeader)
+        except UnsupportedVersion as error:
+            raise BadFrame(error.message) from error
         if frames[0] == self._hello:
             return self._on_snapshot(header, read_body(frames[-1]), now)
         if len(frames) == 4:
@@ -164,11 +183,13 @@ class Watch:
         return [*steps, Subscribe(self._hello)]
 
     def _on_snapshot(self, header: EventHeader, body: object, now: float) -> list[WatchStep]:
-        seqs = body.get("seqs", {}) if isinstance(body, dict) else {}
+        seqs = body.get("seqs", {}) if isinstance(body, dict) else None
+        if not isinstance(seqs, dict) or not all(type(seq) is int for seq in seqs.values()):
+            raise BadFrame("a snapshot without numbers")
         steps: list[WatchStep] = [
             Unsubscribe(lane.asked) for lane in self._lanes.values() if lane.asked is not None
         ]
-        newest = {lane: int(seqs.get(lane.value, 0)) for lane in self._wanted}
+        newest = {lane: seqs.get(lane.value, 0) for lane in self._wanted}
         same = self._publisher == _publisher(header)
         before = self.seqs() if same else {}
         start = {lane: before.get(lane, 0) for lane in newest} if self._complete else newest
@@ -185,7 +206,7 @@ class Watch:
     def _on_event(
         self, event_topic: bytes, header: EventHeader, body: bytes, now: float
     ) -> list[WatchStep]:
-        event = decode_event(event_topic.rsplit(b"/", 1)[-1].decode(), read_body(body))
+        event = _read_event(event_topic, body)
         if isinstance(event, Tick):
             return [
                 step
@@ -229,17 +250,23 @@ class Watch:
 
     def _on_replayed(self, frames: list[bytes], header: EventHeader, now: float) -> list[WatchStep]:
         lane = next((n for n, s in self._lanes.items() if s.asked == frames[0]), None)
-        if lane is None:
-            return []
+        if lane is None or _publisher(header) != self._publisher:
+            return []  # nobody asked, or who answers is not the one that was asked
         state = self._lanes[lane]
         if frames[1]:
-            event = decode_event(frames[1].rsplit(b"/", 1)[-1].decode(), read_body(frames[3]))
+            event = _read_event(frames[1], frames[3])
             number = _number(header)
             if number <= state.seq:
                 return []
             state.held[number] = Deliver(header, event)
             return self._release(state)
-        end = ReplayEnd.from_wire(read_body(frames[3]))
+        try:
+            end = ReplayEnd.from_wire(read_body(frames[3]))
+        except ValidationError as error:
+            raise BadFrame("a replay without an end") from error
+        brought_nothing = state.seq < int(frames[0].rsplit(b"/", 1)[1])
+        if brought_nothing and end.newest > state.seq >= end.oldest - 1:
+            return []  # asking again at once would go round for ever: `tick` says hello again
         steps: list[WatchStep] = [Unsubscribe(frames[0])]
         state.asked = None
         if end.oldest > state.seq + 1:

@@ -147,7 +147,7 @@ def header_fields(frames: Frames) -> dict[str, Any]:
     if len(frames[0]) > MAX_HEADER_BYTES:
         raise BadFrame(f"a header of {len(frames[0])} bytes")
     fields = unpack(frames[0])
-    if not isinstance(fields, dict) or not isinstance(fields.get("v"), int):
+    if not isinstance(fields, dict) or type(fields.get("v")) is not int:  # True is no version
         raise BadFrame("no header")
     if fields["v"] != VERSION:
         raise UnsupportedVersion(

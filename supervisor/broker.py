@@ -23,7 +23,7 @@ from typing import TypeAlias
 from pydantic import ValidationError
 
 from protocol.base import Wire
-from protocol.calls import Full, Pending, Relay
+from protocol.calls import OPERATOR, Full, Pending, Relay
 from protocol.control import CONTROLS, Control, Hello, decode_control
 from protocol.errors import (
     BadRequest,
@@ -55,8 +55,6 @@ from protocol.wire import (
     read_body,
     read_header,
 )
-
-OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)

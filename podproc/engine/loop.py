@@ -24,6 +24,7 @@ from podproc.engine.retry import GiveUp, after_failure
 from podproc.models import base
 from podproc.models.base import ModelRequest, ProviderFailure, StreamCut
 from podproc.tools.base import Call, Registry
+from podproc.tools.base import ToolResult as Outcome
 from podproc.turn import Ending, RunOver
 from protocol import events as ev
 from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult, Usage
@@ -77,6 +78,7 @@ class _Answer:
     """What one stream has given so far."""
 
     blocks: list[tuple[Item, int | str]] = field(default_factory=list)
+    unfinished_calls: set[str] = field(default_factory=set)
     figures: base.Figures | None = None
     ended: base.Ended | None = None
     started: bool = False
@@ -84,6 +86,12 @@ class _Answer:
     @property
     def calls(self) -> list[ToolCall]:
         return [item for item, _ in self.blocks if isinstance(item, ToolCall)]
+
+    @property
+    def is_truncated(self) -> bool:
+        """The tokens were used up, and not just behind the last of its calls."""
+        ended_early = self.ended is not None and self.ended.stop_reason == "max_tokens"
+        return ended_early and (not self.calls or bool(self.unfinished_calls))
 
 
 class _Failed(Exception):
@@ -128,10 +136,17 @@ class EngineLoop:
         """Run turns until something ends the run; cancel the task to stop it."""
         self.output = False
         self.running = set()
+        limit = self._rules.timeouts.run_s
         try:
-            return await self._turns()
+            async with asyncio.timeout(limit) as whole_run:
+                return await self._turns()
         except asyncio.CancelledError:
             return RunOver(Ending.STOPPED, output=self.output)
+        except TimeoutError as error:
+            code = ErrorCode.PROVIDER_ERROR if whole_run.expired() else ErrorCode.INTERNAL
+            message = f"the run took over {limit} s" if whole_run.expired() else f"timeout: {error}"
+            body = ErrorBody(code=code, message=message)
+            return RunOver(Ending.FAILED, output=self.output, error=body)
         except _Failed as failed:
             return RunOver(Ending.FAILED, output=self.output, error=failed.body)
         except PodsupError as error:
@@ -147,16 +162,15 @@ class EngineLoop:
             record.emit(ev.TurnStart(turn=record.turn_number()))
             record.drain_notifications()
             answer = await self._answer()
-            calls = answer.calls
+            calls = [] if answer.is_truncated else answer.calls
             if calls:
                 await self._run_tools(calls)
             record.commit_turn_end(TurnResult.FINISHED)
-            assert answer.ended is not None
             if calls:
                 if turn == self._rules.max_turns:
                     break
                 continue
-            if answer.ended.stop_reason == "max_tokens":
+            if answer.is_truncated:
                 return RunOver(Ending.LIMIT_REACHED, reason="max_tokens")
             if not any(isinstance(item, Message) and item.content for item, _ in answer.blocks):
                 record.alert(AlertLevel.ERROR, "the model gave an empty answer")
@@ -173,7 +187,11 @@ class EngineLoop:
             self._record.emit(ev.LlmCallStart(llm_call=number))
             self._progress("waiting for the model")
             answer = _Answer()
-            cut = await self._ask(answer, number)
+            try:
+                cut = await self._ask(answer, number)
+            except _Failed:
+                self._record.emit(ev.LlmCallEnd(llm_call=number))
+                raise
             if cut is None:
                 self._commit(answer)
             elif attempt <= self._rules.max_continuations:
@@ -254,6 +272,8 @@ class EngineLoop:
                     answer.started = True
                     self._progress("the model answers")
                 self._on_event(event, answer, numbers)
+                if answer.ended is not None:
+                    return
         finally:
             if isinstance(stream, contextlib.AbstractAsyncContextManager) or hasattr(
                 stream, "aclose"
@@ -282,8 +302,10 @@ class EngineLoop:
                 self.output = True
                 record.emit(ev.ThinkingStart(block=number(block)))
             case base.ThinkingDelta(block, text):
+                self.output = True
                 record.emit(ev.ThinkingDelta(block=number(block), text=text))
             case base.ThinkingDone(block, text, summary, encrypted, signature):
+                self.output = self.output or bool(text)
                 record.emit(ev.ThinkingDone(block=number(block), text=text))
                 thought = Reasoning(
                     text=text,
@@ -294,10 +316,12 @@ class EngineLoop:
                 answer.blocks.append((thought, number(block)))
             case base.CallStart(call_id, name):
                 self.output = True
+                answer.unfinished_calls.add(call_id)
                 record.emit(ev.ToolCallStart(id=call_id, name=name))
             case base.CallArgs(call_id, json):
                 record.emit(ev.ToolCallArgsDelta(id=call_id, json_=json))
             case base.CallDone(call_id, name, arguments):
+                answer.unfinished_calls.discard(call_id)
                 record.emit(ev.ToolCallDone(id=call_id, name=name, arguments=arguments))
                 call = ToolCall(call_id=call_id, name=name, arguments=arguments)
                 answer.blocks.append((call, call_id))
@@ -333,9 +357,15 @@ class EngineLoop:
             def emit(stream: str, text: str) -> None:
                 self._record.emit(ev.ToolOutputDelta(id=call.call_id, stream=stream, text=text))
 
-            result = await self._registry.call(
-                call.name, call.arguments, Call(call_id=call.call_id, emit=emit)
-            )
+            try:
+                result = await self._registry.call(
+                    call.name, call.arguments, Call(call_id=call.call_id, emit=emit)
+                )
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                # Nobody stopped it: a task group would take this for done, and the call stay open.
+                result = Outcome("execution_failed: the tool was cancelled from within", None, True)
         self.output = True
         self._record.commit_result(
             ToolResult(

@@ -1,4 +1,4 @@
-"""Frames: what is a message, what is refused and how, and that nothing else ever comes out of garbage."""
+"""Frames: what is a message, what is refused and how; garbage never does anything else."""
 
 from __future__ import annotations
 
@@ -209,7 +209,9 @@ def test_body_of_exactly_the_limit_is_taken() -> None:
         body_of([b"", body + b"\0"])
 
 
-@pytest.mark.parametrize("body", [b"\xc1", b"\x91", b"\x01\x02", b"\xa2\xff\xfe", bomb(b"\x91", 9999)])
+@pytest.mark.parametrize(
+    "body", [b"\xc1", b"\x91", b"\x01\x02", b"\xa2\xff\xfe", bomb(b"\x91", 9999)]
+)
 def test_body_that_is_no_msgpack_is_a_bad_frame(body: bytes) -> None:
     with pytest.raises(BadFrame):
         read_body(body)
