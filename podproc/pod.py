@@ -154,6 +154,7 @@ class Pod:
         """Say hello, close a crash, answer until told to leave; returns the exit code."""
         await self._adopted()
         self._beat()
+        self._record.note_config()
         cut = await self._record.close_crash()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")

@@ -143,6 +143,11 @@ class Recorder:
         finally:
             log.close()
 
+    def note_config(self) -> None:
+        """Log that the manifest changed since the session last ran; a new session starts with it."""
+        if self._log is not None and self.state.config != self._config:
+            self.commit(en.ConfigChanged(ts=self._wall_ms(), config=self._config))
+
     # -- a run
     # --------------------------------------------------------------------------------------
 

@@ -480,7 +480,7 @@ def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunRe
 class TurnState:
     """All the machine remembers. `status` is the pod's own word of `PodStatus`.
 
-    `before` is what it was when the present run was staged: a run that cannot begin changes nothing.
+    `before` is what it was when the present run was staged: one that cannot begin changes nothing.
     """
 
     status: PodStatus = PodStatus.IDLE

@@ -154,7 +154,11 @@ class Watch:
             return self._on_snapshot(header, read_body(frames[-1]), now)
         if len(frames) == 4:
             return self._on_replayed(frames, header, now)
-        if not self._live or _publisher(header) != self._publisher:
+        if not self._live or self._publisher is None:
+            return []
+        if _publisher(header) > self._publisher:
+            return self._say_hello(now)  # a new one, whose snapshot was lost or is still to come
+        if _publisher(header) < self._publisher:
             return []
         return self._on_event(frames[0], header, frames[-1], now)
 

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 from protocol import control as c
 from protocol import events as ev
 from protocol.base import Wire
+from protocol.calls import OPERATOR
 from protocol.errors import Conflict, Internal, InvalidRequest, PodsupError
 from protocol.manifest import PodManifest, unavailable
 from protocol.methods import Run, ShutdownMethod
@@ -97,6 +98,7 @@ class Daemon:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._begun_at = time.monotonic()
+        self._tick_s = min(TICK_S, boot.supervisor.beat_interval_s)
         self._last_tick = time.monotonic()
         self._lag_s = 0.0
         self._prepared: dict[str, Prepared] = {}
@@ -139,6 +141,9 @@ class Daemon:
         await self._on_disk(self._end_what_was_left)
         epoch = record.epoch + 1
         self._fleet = f.Fleet(boot.fleet, epoch)
+        for done in record.controls.values():
+            body = c.Started.from_wire(done.reply)
+            self._fleet.remember(OPERATOR, done.id, body, time.monotonic())
         await self._on_disk(self._load_pods)
         self._starter = Starter(paths, self._journal, self._table, self._store)
         self._processes = Processes(
@@ -173,16 +178,11 @@ class Daemon:
         """Start the pods, as the operation that the command waits for."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal, signal.Signals(number).name)
-        self._loop.call_later(TICK_S, self._tick)
+        self._loop.call_later(self._tick_s, self._tick)
         kind = "start idle" if self._boot.wait == "idle" else "start"
         wanted = [n for n, m in self._fleet.members.items() if m.life.desired == "down"]
         wanted = [n for n in wanted if n not in self._left_down]
-        operation = self._fleet.begin_operation(self._boot.operation, kind, wanted)
-        self._events.publish("", 0, operation.event())
-        for name in wanted:
-            self._feed(f.PodStimulus(name, s.Start("start asked")))
-        if not wanted:
-            self._feed(f.Ticked(0.0, TICK_S))
+        self._feed(f.Begun(self._boot.operation, kind, tuple(wanted)))
 
     async def until_done(self) -> int:
         """Serve until the fleet has ended; returns its exit code."""
@@ -271,7 +271,7 @@ class Daemon:
 
     def _on_signal(self, name: str) -> None:
         say(f"{name}: ending the fleet")
-        self._do(self._fleet.give_up(0, name))
+        self._feed(f.EndAsked(name))
 
     def _tick(self) -> None:
         """Silence counts in awake time, and only after every message that had come was taken."""
@@ -281,11 +281,11 @@ class Daemon:
             watch.tick()
         now = time.monotonic()
         elapsed, self._last_tick = now - self._last_tick, now
-        self._lag_s = max(0.0, elapsed - TICK_S)
+        self._lag_s = max(0.0, elapsed - self._tick_s)
         self._events.tick()
-        self._feed(f.Ticked(elapsed, TICK_S))
+        self._feed(f.Ticked(elapsed, self._tick_s))
         if not self._done.done():
-            self._loop.call_later(TICK_S, self._tick)
+            self._loop.call_later(self._tick_s, self._tick)
 
     def _on_frames(self, route: bytes, frames: list[bytes]) -> None:
         before = self._broker.counts["garbage"]
@@ -309,9 +309,7 @@ class Daemon:
                 case b.ControlAsked():
                     self._on_control(out)
                 case b.HelloAsked():
-                    self._hellos.append(out)
-                    if len(self._hellos) == 1:
-                        self._spawn(self._adopt())
+                    self._on_hello(out)
                 case b.StrangerSaidHello(pod, pid):
                     self._say_rarely(
                         f"stranger {pid}", f"a stranger says it is pod {pod}: pid {pid}, left alone"
@@ -443,7 +441,7 @@ class Daemon:
 
     async def _spawn_pod(self, asked: b.ControlAsked, spawn: c.Spawn) -> None:
         request_id = asked.request_id
-        if request_id in self._fleet.operations:
+        if request_id in self._fleet.operations or request_id in self._journal.record.controls:
             self._reply(asked, c.Started(operation=request_id))
             return
         if request_id in self._spawning:
@@ -455,10 +453,9 @@ class Daemon:
             if self._fleet.is_ending:
                 raise Conflict("the fleet is on its way down")
             self._add(manifest, known)
-            member = self._fleet.members[manifest.name]
-            self._do(self._fleet.handle(f.Ticked(0.0, TICK_S), time.monotonic(), _wall_ms()))
+            self._feed(f.Spawned(request_id, manifest.name))
             started = c.Started(operation=request_id)
-            self._do(self._fleet.spawn(request_id, manifest, member))
+            await self._on_disk(self._note_done, request_id, spawn.method, started)
             self._reply(asked, started)
         except PodsupError as error:
             self._send(self._broker.refuse(asked.route, request_id, error))
@@ -601,7 +598,20 @@ class Daemon:
         finally:
             prepared.close_log()
         self._pids[process.pid] = name
+        prepared.pid = process.pid
         self._feed(f.PodStimulus(name, s.Forked(incarnation, process.pid)))
+        if isinstance(prepared.early_hello, b.HelloAsked):
+            self._on_hello(prepared.early_hello)
+
+    def _on_hello(self, asked: b.HelloAsked) -> None:
+        """Adopt it with the others of this moment; one that overtook its fork's answer waits for it."""
+        prepared = self._prepared.get(asked.sender.name)
+        if prepared is not None and prepared.pid is None:
+            prepared.early_hello = asked
+            return
+        self._hellos.append(asked)
+        if len(self._hellos) == 1:
+            self._spawn(self._adopt())
 
     async def _adopt(self) -> None:
         """Take all hellos that came: adopt in one turn of the table, then welcome each."""
@@ -626,8 +636,9 @@ class Daemon:
         forked: list[Forked] = []
         outcomes: list[int | PodsupError] = []
         for asked in hellos:
-            hello, prepared = asked.hello, self._prepared.get(asked.sender.name)
-            identity = identity_of(hello.pid)
+            hello = asked.hello
+            prepared = self._prepared.get(asked.sender.name)
+            identity = identity_of(prepared.pid) if prepared and prepared.pid else None
             if prepared is None or identity is None:
                 outcomes.append(Internal("the pod that said hello is gone"))
                 continue
@@ -750,10 +761,12 @@ class Daemon:
         """A changing control's answer is written down before it is given."""
         route = self._answers.pop((reply.sender, reply.request_id), None)
         if isinstance(reply.body, c.Started) and reply.ok:
-            done = ControlDone(id=reply.request_id, method=reply.sender, reply=reply.body.to_wire())
-            await self._on_disk(self._journal.append, done)
+            await self._on_disk(self._note_done, reply.request_id, reply.method, reply.body)
         if route is not None:
             self._send(self._broker.reply(route, reply.request_id, reply.body, ok=reply.ok))
+
+    def _note_done(self, request_id: str, method: str, body: Wire) -> None:
+        self._journal.append(ControlDone(id=request_id, method=method, reply=body.to_wire()))
 
     def _write_wish(self, pod: str, desired: Any) -> None:
         self._journal.append(Desired(pod=pod, desired=desired))

@@ -26,34 +26,28 @@ NOTES = {
 
 
 def in_call_order(items: Iterable[Item]) -> tuple[Item, ...]:
-    """Return the items with each call's result right behind its group of calls, in call order."""
-    rows = list(items)
-    results = {item.call_id: item for item in rows if isinstance(item, ToolResult)}
+    """Return the items with the results of each answer in the order of its calls.
+
+    They stand in one group behind it: all calls of an answer are committed before the first of its
+    tools starts. So what one request showed, the next one shows unchanged.
+    """
     out: list[Item] = []
-    group: list[ToolCall] = []
-    answered: set[str] = set()
+    results: list[ToolResult] = []
+    place: dict[str, int] = {}
 
-    def close_group() -> None:
-        for call in group:
-            if (result := results.get(call.call_id)) is not None:
-                out.append(result)
-                answered.add(call.call_id)
-        group.clear()
+    def its_place(result: ToolResult) -> int:
+        return place.get(result.call_id, 0)
 
-    for item in rows:
-        if isinstance(item, ToolCall):
-            group.append(item)
-            out.append(item)
-            continue
+    for item in items:
         if isinstance(item, ToolResult):
-            if group and item.call_id in {call.call_id for call in group}:
-                continue
-            if item.call_id in answered:
-                continue
-        close_group()
+            results.append(item)
+            continue
+        out += sorted(results, key=its_place)
+        results.clear()
+        if isinstance(item, ToolCall):
+            place[item.call_id] = len(out)
         out.append(item)
-    close_group()
-    return tuple(out)
+    return (*out, *sorted(results, key=its_place))
 
 
 @dataclass(frozen=True, slots=True)

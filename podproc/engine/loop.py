@@ -136,17 +136,10 @@ class EngineLoop:
         """Run turns until something ends the run; cancel the task to stop it."""
         self.output = False
         self.running = set()
-        limit = self._rules.timeouts.run_s
         try:
-            async with asyncio.timeout(limit) as whole_run:
-                return await self._turns()
+            return await self._in_time()
         except asyncio.CancelledError:
             return RunOver(Ending.STOPPED, output=self.output)
-        except TimeoutError as error:
-            code = ErrorCode.PROVIDER_ERROR if whole_run.expired() else ErrorCode.INTERNAL
-            message = f"the run took over {limit} s" if whole_run.expired() else f"timeout: {error}"
-            body = ErrorBody(code=code, message=message)
-            return RunOver(Ending.FAILED, output=self.output, error=body)
         except _Failed as failed:
             return RunOver(Ending.FAILED, output=self.output, error=failed.body)
         except PodsupError as error:
@@ -155,6 +148,16 @@ class EngineLoop:
             traceback.print_exc()
             body = ErrorBody(code=ErrorCode.INTERNAL, message=f"{type(error).__name__}: {error}")
             return RunOver(Ending.FAILED, output=self.output, error=body)
+
+    async def _in_time(self) -> RunOver:
+        most = self._rules.timeouts.run_s
+        try:
+            async with asyncio.timeout(most) as limit:
+                return await self._turns()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise _Failed(ErrorCode.PROVIDER_ERROR, f"the run took over {most:g} s") from None
 
     async def _turns(self) -> RunOver:
         for turn in range(1, self._rules.max_turns + 1):

@@ -13,7 +13,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from podproc.engine.history import is_interrupt_note
@@ -60,11 +60,14 @@ class ScriptedModel:
         if answer.delay_ms:
             await asyncio.sleep(answer.delay_ms / 1000)
         self._fail(index, answer)
-        played = 0
-        async for event, size in self._events(answer):
-            played += size
-            if answer.cut_after is not None and played > answer.cut_after:
+        room = answer.cut_after
+        fill = self._places.fill if index >= 0 else str  # an echo is verbatim
+        async for event, size in self._events(answer, fill):
+            if room is not None and size > room:
+                if room:
+                    yield _beginning(event, room)
                 raise StreamCut(f"the script cuts the stream after {answer.cut_after} characters")
+            room = None if room is None else room - size
             yield event
         yield Figures(self._usage(request, answer), index if index >= 0 else None)
         if answer.no_terminal_event:
@@ -103,8 +106,9 @@ class ScriptedModel:
             retry_after_s=answer.fail.retry_after_s,
         )
 
-    async def _events(self, answer: ScriptedAnswer) -> AsyncIterator[tuple[ModelEvent, int]]:
-        fill = self._places.fill
+    async def _events(
+        self, answer: ScriptedAnswer, fill: Callable[[str], str]
+    ) -> AsyncIterator[tuple[ModelEvent, int]]:
         block = 0
         if answer.thinking:
             yield ThinkingStart(block), 0
@@ -153,6 +157,19 @@ class ScriptedModel:
             )
         size = len(request.system_prompt) + sum(len(_text_of(item)) for item in request.items)
         return Usage(input_tokens=size // 4, output_tokens=max(1, len(answer.text) // 4))
+
+
+def _beginning(event: ModelEvent, size: int) -> ModelEvent:
+    """Return a piece cut to so many characters."""
+    match event:
+        case TextDelta(block, text):
+            return TextDelta(block, text[:size])
+        case ThinkingDelta(block, text):
+            return ThinkingDelta(block, text[:size])
+        case CallArgs(call_id, text):
+            return CallArgs(call_id, text[:size])
+        case _:
+            return event
 
 
 def _is_answer(item: Item) -> bool:

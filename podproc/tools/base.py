@@ -17,6 +17,7 @@ parsed are never replaced by defaults: a tool runs with what the model said or n
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -230,6 +231,7 @@ def _error(kind: FailureKind, message: str) -> ToolResult:
     return ToolResult(f"{kind}: {short}", None if short == message.strip() else message, True)
 
 
+@functools.cache
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(by_alias=True)
     for part in (schema, *schema.get("properties", {}).values()):

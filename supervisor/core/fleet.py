@@ -109,6 +109,30 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The supervisor is up: start these pods, as the operation its starter waits for."""
+
+    operation: str
+    kind: str
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A pod was added while the fleet runs: start it, as an operation."""
+
+    request_id: str
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndAsked:
+    """A signal, not a client, asks for the end of the fleet."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time passed, and every message that had come by then was handled."""
 
@@ -117,7 +141,17 @@ class Ticked:
 
 
 Stimulus: TypeAlias = (
-    PodStimulus | Hello | Beat | StatusHeard | EventHeard | TaskAnswered | Asked | Ticked
+    PodStimulus
+    | Hello
+    | Beat
+    | StatusHeard
+    | EventHeard
+    | TaskAnswered
+    | Asked
+    | Begun
+    | Spawned
+    | EndAsked
+    | Ticked
 )
 
 # -- instructions
@@ -157,6 +191,7 @@ class Reply:
     sender: str
     body: Wire
     ok: bool = True
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +232,7 @@ Instruction: TypeAlias = (
 )
 
 EXIT_ESSENTIAL = 9
+EXIT_NOTHING = 1
 UNCAGED = Sandbox(
     level="none",
     unprotected=("shell commands are not caged: they can read and write whatever this user can",),
@@ -268,6 +304,12 @@ class Fleet:
                 out = self._on_task_answered(pod, error)
             case Asked():
                 out = self._on_asked(stimulus)
+            case Begun(operation, kind, pods):
+                out = self._start(operation, kind, pods, "start asked")
+            case Spawned(request_id, pod):
+                out = self._start(request_id, "spawn", (pod,), "spawn asked")
+            case EndAsked(cause):
+                out = self._end(0, cause)
             case Ticked(elapsed_s, tick_s):
                 out = self._on_tick(elapsed_s, tick_s)
         return [*out, *self._settle()]
@@ -301,7 +343,7 @@ class Fleet:
         if isinstance(what, s.Exited) and after is not before:
             member.exited_ms = self._wall
         out: list[Instruction] = []
-        if after.desired is not before.desired:
+        if after.desired is not before.desired and self._ending is None:
             out.append(Wish(name, after.desired))
         for instruction in instructions:
             match instruction:
@@ -441,7 +483,7 @@ class Fleet:
             body, out, ok = error.to_body(), [], False
         if control.changes:
             self._answered.finish(asked.sender, asked.request_id, (ok, body), self._now)
-        return [Reply(asked.request_id, asked.sender, body, ok), *out]
+        return [Reply(asked.request_id, asked.sender, body, ok, control.method), *out]
 
     def _answer(self, asked: Asked) -> tuple[Wire, list[Instruction]]:
         match asked.control:
@@ -483,14 +525,14 @@ class Fleet:
             out += self._step(name, what)
         return c.Started(operation=operation.id), out
 
-    def spawn(self, request_id: str, manifest: PodManifest, member: Member) -> list[Instruction]:
-        """Start a pod that was just added, as an operation."""
-        operation = self.begin_operation(request_id, "spawn", (manifest.name,))
-        return [
-            Publish("", 0, operation.event()),
-            *self._step(member.name, s.Start("spawn asked")),
-            *self._settle(),
-        ]
+    def _start(
+        self, operation_id: str, kind: str, names: tuple[str, ...], cause: str
+    ) -> list[Instruction]:
+        operation = self.begin_operation(operation_id, kind, names)
+        out: list[Instruction] = [Publish("", 0, operation.event())]
+        for name in names:
+            out += self._step(name, s.Start(cause))
+        return out
 
     def _delete(self, asked: Asked, names: tuple[str, ...]) -> tuple[Wire, list[Instruction]]:
         for name in names:
@@ -514,10 +556,6 @@ class Fleet:
             out += self._step(name, s.Stop(grace, cause))
         return out
 
-    def give_up(self, code: int, cause: str) -> list[Instruction]:
-        """End the fleet for a reason of the daemon's: a signal, or nothing that could start."""
-        return [*self._end(code, cause), *self._settle()]
-
     def _settle(self) -> list[Instruction]:
         """Look at what is waited for, and whether the fleet is over."""
         out: list[Instruction] = []
@@ -527,11 +565,21 @@ class Fleet:
             before = operation.message
             if is_over(operation, self.members) or operation.message != before:
                 out.append(Publish("", 0, operation.event()))
+            if operation.kind.startswith("start") and operation.state == "failed":
+                out += self._end_if_nothing_started()
         gone = all(m.life.phase in NO_PROCESS for m in self.members.values())
         if self._ending is not None and gone and not self._ended:
             self._ended = True
             out.append(EndFleet(*self._ending))
         return out
+
+    def _end_if_nothing_started(self) -> list[Instruction]:
+        """A fleet none of whose pods could start is over."""
+        if self._ending is None and all(
+            m.life.phase is Phase.FAILED for m in self.members.values()
+        ):
+            return self._end(EXIT_NOTHING, "none of its pods could start")
+        return []
 
     # -- reads
     # --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -281,17 +282,16 @@ class Caller:
 
     def wait(self, *ids: str) -> list[Answer]:
         """Return the first reply to each of these ids."""
-        missing = set(ids)
-
-        def probe() -> bool:
-            while self._socket.poll(0):
+        missing = set(ids) - {one.id for one in self.answers}
+        end = time.monotonic() + DEADLINE_S
+        while missing:
+            left_ms = int((end - time.monotonic()) * 1000)
+            assert left_ms > 0, f"{len(missing)} of {len(ids)} requests were not answered"
+            if self._socket.poll(left_ms):
                 header, body = self._socket.recv_multipart()
                 fields = unpack(header)
                 self.answers.append(Answer(fields["id"], fields["ok"], unpack(body) or {}))
-            missing.difference_update(one.id for one in self.answers)
-            return not missing
-
-        eventually(probe, "every request is answered", DEADLINE_S)
+                missing.discard(fields["id"])
         return [next(one for one in self.answers if one.id == wanted) for wanted in ids]
 
     def call(self, to: str, method: str, body: Wire | None = None, **more: Any) -> Answer:

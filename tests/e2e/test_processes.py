@@ -13,7 +13,7 @@ import pytest
 
 from protocol import control as c
 from protocol import events as ev
-from protocol.entries import UserInput
+from protocol.entries import RunErrored, UserInput
 from supervisor.client import Client
 from tests.e2e.fleets import (
     DEADLINE_S,
@@ -21,12 +21,12 @@ from tests.e2e.fleets import (
     answers,
     bash,
     below,
+    callers,
     command_of,
     connect,
     connected,
     fleet,
     history,
-    history_text,
     is_alive,
     pid_of,
     row,
@@ -59,10 +59,16 @@ def jobs(number: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def shared(shared_home: Home) -> Iterator[Client]:
+def waiting_pods(shared_home: Home) -> Home:
     """Two pods that wait."""
     start(shared_home, fleet('"alice"', '"bob"'))
-    with connect(shared_home) as client:
+    return shared_home
+
+
+@pytest.fixture
+def shared(waiting_pods: Home) -> Iterator[Client]:
+    """A connection to the two pods that wait."""
+    with connect(waiting_pods) as client:
         yield client
 
 
@@ -204,11 +210,27 @@ def test_pod_killed_during_a_tool_comes_back_with_its_session_and_runs_no_tool_t
         texts = [getattr(entry.segments[0], "content", "") for entry in inputs]
         assert texts == ["before", "work", "after"]
         assert row(client, "alice").restarts == 1
-        client.operate(c.Restart(pods=("alice",)))
-        end = run_to_end(home, "alice", "again")
-        assert end.result == "finished", end.to_wire()
     assert marks.read_text() == "once\n"
     assert running("sleep 8601") == []
+
+
+def test_run_taken_the_moment_a_pod_is_back_is_not_closed_as_the_one_its_death_cut(
+    home: Home,
+) -> None:
+    start(home, fleet('"alice"'))
+    assert run_to_end(home, "alice", "before").result == "finished"
+    with connect(home) as client, callers(home) as (caller,):
+        for number in range(10):
+            born = row(client, "alice").incarnation
+            caller.call("", "restart", c.Restart(pods=("alice",)))
+            while row(client, "alice").incarnation == born:
+                pass
+            attempts = 1
+            while not caller.call("alice", "run", text_run(f"run {number}")).ok:
+                attempts += 1
+            wait_status(client, "alice", "idle")
+            closed = [e for e in history(client, "alice") if isinstance(e, RunErrored)]
+            assert closed == [], f"restart {number}, after {attempts} attempts: {closed}"
 
 
 def test_pod_whose_policy_is_never_stays_down_after_a_kill(home: Home) -> None:

@@ -14,7 +14,7 @@ from podproc.models.scripted import ScriptedModel
 from podproc.tools.base import Call
 from podproc.turn import Ending, RunOver
 from protocol import events as ev
-from protocol.entries import Message, Reasoning, ToolCall, ToolResult
+from protocol.entries import Message, Reasoning, ToolCall, ToolResult, Usage
 from protocol.manifest import Engine, Model, Retry, ScriptedAnswer, ScriptedCall, Timeouts
 from tests.podproc.engines import (
     PATIENT,
@@ -70,7 +70,7 @@ def stopped(*plays: list[Move], when: str, **settings: Any) -> tuple[RunOver, Be
     return run(main())
 
 
-# -- order -------------------------------------------------------------------------------------------
+# -- order ---------------------------------------------------------------------------------------
 
 
 def test_a_run_is_told_in_the_order_of_the_protocol() -> None:
@@ -132,7 +132,7 @@ def test_blocks_of_different_requests_have_different_numbers() -> None:
     assert len(set(numbers)) == 2
 
 
-# -- append before act -------------------------------------------------------------------------------
+# -- append before act ---------------------------------------------------------------------------
 
 
 def test_calls_are_committed_and_durable_before_any_tool_runs() -> None:
@@ -180,7 +180,7 @@ def test_the_run_does_not_go_on_in_memory_after_an_append_failed(failing: str) -
     assert len(bench.model.requests) == (2 if failing == "entry done" else 1)
 
 
-# -- tools -------------------------------------------------------------------------------------------
+# -- tools ---------------------------------------------------------------------------------------
 
 
 def test_results_are_committed_as_they_complete_and_shown_in_call_order() -> None:
@@ -276,7 +276,7 @@ def test_a_tool_that_cancels_itself_still_has_a_result() -> None:
     assert results["c1"].is_error
 
 
-# -- how an answer ends ------------------------------------------------------------------------------
+# -- how an answer ends --------------------------------------------------------------------------
 
 
 def test_max_tokens_without_calls_is_a_limit_and_keeps_what_was_finished() -> None:
@@ -291,14 +291,14 @@ def test_max_tokens_with_complete_calls_goes_on() -> None:
 
 
 def test_max_tokens_in_the_middle_of_its_only_call_is_a_limit() -> None:
-    half = [base.CallStart("c1", "Echo"), base.CallArgs("c1", '{"te')]
+    half: list[Move] = [base.CallStart("c1", "Echo"), base.CallArgs("c1", '{"te')]
     over, bench = ended([*half, *end("max_tokens")])
     assert (over.ending, over.reason) == (Ending.LIMIT_REACHED, "max_tokens")
     assert bench.echo.ran == []
 
 
 def test_max_tokens_in_the_middle_of_a_second_call_is_a_limit() -> None:
-    half = [base.CallStart("c2", "Echo"), base.CallArgs("c2", '{"te')]
+    half: list[Move] = [base.CallStart("c2", "Echo"), base.CallArgs("c2", '{"te')]
     over, _ = ended([*call("c1"), *half, *end("max_tokens")], [*text("went on"), *end()])
     assert (over.ending, over.reason) == (Ending.LIMIT_REACHED, "max_tokens")
 
@@ -327,9 +327,9 @@ def test_what_comes_after_the_terminal_event_is_not_waited_for() -> None:
     assert len(bench.model.requests) == 1
 
 
-# -- broken streams ----------------------------------------------------------------------------------
+# -- broken streams ------------------------------------------------------------------------------
 
-BREAKS = {
+BREAKS: dict[str, Move] = {
     "cut": StreamCut("connection reset"),
     "silent": Hang(),
 }
@@ -402,7 +402,7 @@ def test_a_whole_run_may_be_limited_in_time() -> None:
     assert bench.model.closed == 1
 
 
-# -- retries -----------------------------------------------------------------------------------------
+# -- retries -------------------------------------------------------------------------------------
 
 
 def retries(bench: Bench) -> list[ev.LlmRetry]:
@@ -470,7 +470,7 @@ def test_an_adapter_with_a_defect_fails_the_run_as_internal(
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-# -- turns -------------------------------------------------------------------------------------------
+# -- turns ---------------------------------------------------------------------------------------
 
 
 def test_turns_used_up_is_a_limit_after_the_tools_of_the_last_turn() -> None:
@@ -500,14 +500,14 @@ def test_max_turns_is_per_run_and_not_over_the_life_of_the_session() -> None:
     run(main())
 
 
-# -- stopping ----------------------------------------------------------------------------------------
+# -- stopping ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("moves", "output"),
     [
         ([], False),
-        ([base.Figures(base.Usage())], False),
+        ([base.Figures(Usage())], False),
         ([base.TextDone(0, "")], False),
         ([base.TextDelta(0, "x")], True),
         ([base.TextDone(0, "x")], True),
@@ -631,7 +631,7 @@ def test_being_asked_to_stop_twice_does_not_disturb_the_first() -> None:
     assert run(main()) == RunOver(Ending.STOPPED, output=True)
 
 
-# -- with the scripted model -------------------------------------------------------------------------
+# -- with the scripted model ---------------------------------------------------------------------
 
 
 def test_the_scripted_model_goes_through_the_same_loop() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from podproc import turn as t
 from protocol import methods as m
-from protocol.errors import Internal, InvalidRequest
+from protocol.errors import ErrorBody, Internal, InvalidRequest
 from protocol.status import PodStatus, RunResult, Trigger
 from tests.podproc.turns import Machine, ask, child_ended, child_lent, notify, run, words
 
@@ -15,7 +15,7 @@ WAITING = t.Closed(waiting=True)
 ARRIVED = t.Closed(waiting=True, arrived=True)
 AGAIN = "begin notify"
 
-# -- a run -------------------------------------------------------------------------------------------
+# -- a run ----------------------------------------------------------------------------------------
 
 
 def test_a_run_is_published_then_running_then_answered_then_started() -> None:
@@ -58,7 +58,7 @@ def test_the_second_of_two_notifications_waits_for_the_run_of_the_first() -> Non
     assert machine.ask(child_ended()) == "store, accepted"
 
 
-# -- stopping ----------------------------------------------------------------------------------------
+# -- stopping ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_resumed_run_with_output_is_cancelled_without_an_abandonment() -> None
     assert machine.end(STOPPED).startswith("close cancelled, run_end cancelled, status idle")
 
 
-# -- a paused pod ------------------------------------------------------------------------------------
+# -- a paused pod --------------------------------------------------------------------------------
 
 
 def test_cancel_of_a_paused_run_is_answered_when_the_abandonment_is_logged() -> None:
@@ -187,7 +187,7 @@ def test_what_arrives_while_a_pod_is_paused_starts_nothing_when_it_is_abandoned(
     assert machine.feel(t.Abandoned(request)) == "status idle, accepted"
 
 
-# -- shutdown ----------------------------------------------------------------------------------------
+# -- shutdown ------------------------------------------------------------------------------------
 
 
 def test_an_idle_pod_leaves_at_once_and_once() -> None:
@@ -258,7 +258,7 @@ def test_a_leaving_pod_takes_no_new_work_and_still_answers_reads(request_: t.Req
     assert machine.ask(m.GetHistory()) == "answer"
 
 
-# -- what follows a run ------------------------------------------------------------------------------
+# -- what follows a run --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", [FINISHED, t.Ending.LIMIT_REACHED])
@@ -352,7 +352,7 @@ def test_a_notification_run_reports_if_it_consumed_a_message_its_parent_queued()
 
 def test_a_report_of_a_failure_carries_its_error() -> None:
     machine = Machine().running()
-    body = t.ErrorBody(code="provider_error", message="overloaded")
+    body = ErrorBody(code="provider_error", message="overloaded")
     machine.feel(t.RunOver(t.Ending.FAILED, error=body))
     assert t.Report(RunResult.ERRORED, body) in machine.do(t.Closed())
 
@@ -363,7 +363,7 @@ def test_a_refused_request_reports_nothing() -> None:
     assert "report" not in machine.feel(t.BeginFailed(InvalidRequest("no such workflow")))
 
 
-# -- shut down once idle -----------------------------------------------------------------------------
+# -- shut down once idle -------------------------------------------------------------------------
 
 
 def test_a_hook_that_asks_to_shut_down_once_idle_goes_before_waiting_notifications() -> None:
@@ -395,7 +395,7 @@ def test_a_pod_that_is_to_shut_down_once_idle_leaves_when_its_paused_run_is_aban
     assert machine.feel(t.Abandoned(request)) == "status idle, accepted, leave"
 
 
-# -- compaction --------------------------------------------------------------------------------------
+# -- compaction ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

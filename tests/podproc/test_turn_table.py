@@ -9,6 +9,7 @@ import pytest
 
 from podproc import turn as t
 from protocol import methods as m
+from protocol.errors import ErrorBody
 from protocol.pod_events import Errored, ShutDown
 from protocol.segments import Text
 from protocol.status import PodStatus, RunResult
@@ -118,7 +119,8 @@ CELLS = [(name, column) for name in TABLE for column in COLUMNS]
 
 def cell(name: str, column: t.Column) -> str:
     """Return what the table says; a cell without an arrow stays in its column."""
-    text = TABLE[name][1 + COLUMNS.index(column)]
+    _, *cells = TABLE[name]
+    text = str(cells[COLUMNS.index(column)])
     return text if "->" in text else f"{text} -> {column}"
 
 
@@ -210,7 +212,7 @@ def test_a_pod_without_a_compactor_says_so() -> None:
     assert machine.state == t.TurnState()
 
 
-# -- how runs end ------------------------------------------------------------------------------------
+# -- how runs end --------------------------------------------------------------------------------
 
 ANY = None
 STARTED = (t.RunKind.RUN, t.RunKind.NOTIFICATION)
@@ -326,7 +328,7 @@ def test_an_end_that_cannot_be_logged_is_an_error_whatever_it_was(ending: t.Endi
     machine = Machine().running()
     machine.ask(m.Pause())
     machine.feel(t.RunOver(ending, reason="why"))
-    full = t.ErrorBody(code="internal", message="the disk is full")
+    full = ErrorBody(code="internal", message="the disk is full")
     done = machine.do(t.Closed(error=full))
     assert isinstance(done[0], t.PublishRunEnd)
     assert (done[0].result, done[0].reason, done[0].error) == (RunResult.ERRORED, None, full)

@@ -1,0 +1,209 @@
+"""Entries as lines for people: one line of one style at a time, safe to print. Pure.
+
+What a model, a tool or a file says must not drive the terminal of who looks at it. So every text passes
+`printable`: a control character is shown as its picture (␛ for escape), characters that only reorder or
+break lines are shown as their number, and what cannot be encoded becomes `?`. A `Line` never holds a
+newline. Nothing here depends on the width of a screen; wrapping is the terminal's.
+
+    > what a person submitted             → a tool call, its arguments folded to one line
+    what the model answered               ← its result's summary (✗ where it failed)
+    · thinking, folded to one line        » something the model is told that no person typed
+    ── what happened to the pod or its run
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from protocol import entries as en
+from protocol.segments import Paste, Segment, flatten
+from protocol.status import RunResult, Trigger
+
+MOST = 160
+"""Characters of a text that is folded to one line."""
+
+MOST_ARGUMENT = 60
+
+FOLDED = ("file_attachment", "knowledge", "workflow", "skill")
+"""System items whose body is a document: shown as one line."""
+
+
+class Style(StrEnum):
+    """What a line is, for the one who paints it."""
+
+    PLAIN = "plain"
+    USER = "user"
+    DIM = "dim"
+    TOOL = "tool"
+    WARN = "warn"
+    ERROR = "error"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, printable, without its newline."""
+
+    text: str
+    style: Style = Style.PLAIN
+
+
+_BREAKS_AND_DIRECTIONS = (
+    *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+)
+_SHOWN: dict[int, str] = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
+    0x7F: "␡",
+    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
+    **{code: f"\\u{code:04x}" for code in _BREAKS_AND_DIRECTIONS},
+}
+
+
+def printable(text: str) -> str:
+    """Return the text without anything that drives a terminal; newlines and tabs stay."""
+    shown = text.replace("\r\n", "\n").translate(_SHOWN)
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def one_line(text: str, most: int = MOST) -> str:
+    """Return the text folded to one line of at most `most` characters."""
+    folded = " ".join(printable(text[: most * 8]).split())
+    if len(folded) > most or len(text) > most * 8:
+        return folded[: most - 1] + "…"
+    return folded
+
+
+def lines_of(text: str, style: Style = Style.PLAIN, *, first: str = "", rest: str = "") -> list[Line]:
+    """Return a text as lines; `first` and `rest` go before the first and the other lines."""
+    pieces = printable(text).split("\n")
+    return [Line((rest if number else first) + piece, style) for number, piece in enumerate(pieces)]
+
+
+def note(text: str, style: Style = Style.NOTE) -> Line:
+    """Return a line that tells what happened."""
+    return Line(f"── {one_line(text)}", style)
+
+
+def draw_entry(
+    entry: en.Entry, calls: Mapping[str, str], *, with_history: bool = False
+) -> list[Line]:
+    """Return a committed entry as lines; bookkeeping has none.
+
+    `calls` names the tool of each call id. `with_history` also draws what a segment begins with.
+    """
+    match entry:
+        case en.UserInput(segments=segments):
+            return draw_input(segments)
+        case en.AssistantItem(item=item) | en.ToolResultEntry(item=item):
+            return draw_item(item, calls)
+        case en.SystemItemEntry(item=item):
+            return _draw_system(item)
+        case en.Invoke(trigger=Trigger.RESUME):
+            return [note("resumed")]
+        case en.Invoke(trigger=trigger) if trigger is not Trigger.USER_SEND:
+            return [note(f"the pod began a run by itself: {trigger}")]
+        case en.SegmentStart():
+            return _draw_segment_start(entry, calls, with_history)
+        case en.RunCompleted(result=result, reason=reason) if result is not RunResult.FINISHED:
+            return [note(f"run {result}" + (f": {reason}" if reason else ""))]
+        case en.RunErrored(code=code, message=message):
+            return [failure(code, message)]
+        case en.PausedTurnAbandoned():
+            return [note("the paused run is given up")]
+        case en.ConfigChanged():
+            return [note("the pod has a new configuration")]
+        case en.UnknownEntry(kind=kind):
+            return [Line(f"· an entry of a newer kind: {one_line(kind)}", Style.DIM)]
+        case _:
+            return []
+
+
+def draw_input(segments: Iterable[Segment]) -> list[Line]:
+    """Return what a person submitted; a paste is folded to its size and first line."""
+    shown = "".join(
+        _fold_paste(segment) if isinstance(segment, Paste) else flatten((segment,))
+        for segment in segments
+    )
+    return lines_of(shown, Style.USER, first="> ", rest="  ")
+
+
+def draw_item(item: en.Item, calls: Mapping[str, str]) -> list[Line]:
+    """Return one item of a conversation."""
+    match item:
+        case en.Message(role="assistant", content=content):
+            return lines_of(content)
+        case en.Message(role="user", content=content):
+            return lines_of(content, Style.USER, first="> ", rest="  ")
+        case en.Message(content=content):
+            return lines_of(content, Style.DIM, first="» ", rest="  ")
+        case en.Reasoning(text=text, summary=summary):
+            return [thinking(summary or text)]
+        case en.ToolCall(name=name, arguments=arguments):
+            return [Line(f"→ {call_line(name, arguments)}", Style.TOOL)]
+        case en.ToolResult(call_id=call_id, summary=summary, is_error=is_error):
+            name = one_line(calls.get(call_id, "result"))
+            mark, style = ("✗", Style.ERROR) if is_error else ("←", Style.TOOL)
+            return [Line(f"{mark} {name}: {one_line(summary)}", style)]
+        case _:
+            return [Line(f"· an item of a newer kind: {one_line(item.kind)}", Style.DIM)]
+
+
+def thinking(text: str) -> Line:
+    """Return reasoning folded to one line."""
+    return Line(f"· thinking: {one_line(text)}".rstrip(": "), Style.DIM)
+
+
+def failure(code: str, message: str) -> Line:
+    """Return what a run or work in the background failed with."""
+    return Line(f"✗ {one_line(code)}: {one_line(message, 500)}", Style.ERROR)
+
+
+def call_line(name: str, arguments: str) -> str:
+    """Return a call as `Name key=value …`; arguments that are no JSON object as they are."""
+    try:
+        values: Any = json.loads(arguments)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        return one_line(f"{name} {arguments}")
+    pairs = (f"{key}={_argument(value)}" for key, value in values.items())
+    return one_line(" ".join((name, *pairs)))
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, str) and value and not any(c.isspace() or c == '"' for c in value):
+        return one_line(value, MOST_ARGUMENT)
+    return one_line(json.dumps(value, ensure_ascii=False), MOST_ARGUMENT)
+
+
+def _fold_paste(paste: Paste) -> str:
+    begin = one_line(paste.content, MOST_ARGUMENT)
+    return f"[paste #{paste.id}, {paste.lines} lines, {paste.chars} characters: {begin}]"
+
+
+def _draw_system(item: en.SystemItem) -> list[Line]:
+    label = f"» {one_line(item.kind)}: "
+    if item.kind in FOLDED:
+        return [Line(label + one_line(item.body), Style.DIM)]
+    return lines_of(item.body, Style.DIM, first=label, rest="  ")
+
+
+def _draw_segment_start(
+    entry: en.SegmentStart, calls: Mapping[str, str], with_history: bool
+) -> list[Line]:
+    lines: list[Line] = []
+    if entry.compacted_from is not None:
+        lines.append(note("the history was compacted"))
+    elif entry.forked_from is not None:
+        lines.append(note("the session goes on in a fork"))
+    if with_history:
+        named = {item.call_id: item.name for item in entry.history if isinstance(item, en.ToolCall)}
+        for item in entry.history:
+            lines += draw_item(item, {**calls, **named})
+    return lines
