@@ -14,7 +14,9 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from podproc.session.line import BadLine, decode_line, encode_line
 from protocol.base import Wire
@@ -78,19 +80,22 @@ class Inbox:
         length = data.rfind(b"\n") + 1
         for line in data[:length].splitlines():
             try:
-                fields = decode_line(line)
-            except BadLine:
+                self._replay(decode_line(line))
+            except (BadLine, ValidationError):
                 continue  # one bad line must not keep a pod from starting; the file keeps it
-            if fields.get("kind") == "arrived":
-                message = Arrived.from_wire(fields)
-                self._requests.add(message.request)
-                self._waiting[message.id] = Waiting(message, 0)
-            elif fields.get("kind") == "delivered":
-                for message_id in Delivered.from_wire(fields).ids:
-                    self._waiting.pop(message_id, None)
         for message_id in logged:
             self._waiting.pop(message_id, None)
         return length
+
+    def _replay(self, fields: dict[str, Any]) -> None:
+        match fields.get("kind"):
+            case "arrived":
+                message = Arrived.from_wire(fields)
+                self._requests.add(message.request)
+                self._waiting[message.id] = Waiting(message, 0)
+            case "delivered":
+                for message_id in Delivered.from_wire(fields).ids:
+                    self._waiting.pop(message_id, None)
 
     def knows(self, request: str) -> bool:
         """Whether this request's message was stored before."""
@@ -103,14 +108,13 @@ class Inbox:
         """
         if message.id in self._waiting:
             return None
-        self._write(message)
+        dropped = tuple(self._waiting)[:1] if len(self._waiting) >= CAPACITY else ()
+        self._write(message, *(Delivered(ts=message.ts, ids=(oldest,)) for oldest in dropped))
         self._requests.add(message.request)
         self._waiting[message.id] = Waiting(message, run)
-        if len(self._waiting) <= CAPACITY:
-            return None
-        oldest, _ = self._waiting.popitem(last=False)
-        self._write(Delivered(ts=message.ts, ids=(oldest,)))
-        return f"more than {CAPACITY} notifications wait; the oldest was dropped"
+        for oldest in dropped:
+            del self._waiting[oldest]
+        return f"over {CAPACITY} notifications wait; the oldest was dropped" if dropped else None
 
     def take(self) -> list[Arrived]:
         """Return all that waits, oldest first; it is consumed when the run ends well."""
@@ -151,14 +155,14 @@ class Inbox:
         """Close the file."""
         os.close(self._fd)
 
-    def _write(self, record: Wire) -> None:
-        line = encode_line(record)
+    def _write(self, *records: Wire) -> None:
+        lines = b"".join(map(encode_line, records))
         before = os.fstat(self._fd).st_size
         try:
-            written = os.write(self._fd, line)
+            written = os.write(self._fd, lines)
         except OSError as error:
             os.ftruncate(self._fd, before)
             raise Internal(f"cannot write {self._path}: {error.strerror}") from error
-        if written != len(line):
+        if written != len(lines):
             os.ftruncate(self._fd, before)
             raise Internal(f"cannot write {self._path}: the disk is full")

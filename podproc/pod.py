@@ -148,7 +148,6 @@ class Pod:
         )
 
     # -- life
-    # ---------------------------------------------------------------------------------------
 
     async def live(self) -> int:
         """Say hello, close a crash, answer until told to leave; returns the exit code."""
@@ -201,7 +200,6 @@ class Pod:
                 return False
 
     # -- carrying out
-    # -------------------------------------------------------------------------------
 
     def _do(self, instruction: t.Instruction) -> None:
         match instruction:
@@ -405,7 +403,6 @@ class Pod:
             self._gone.set_result(0)
 
     # -- telling
-    # ------------------------------------------------------------------------------------
 
     def _set_status(self, status: t.SetStatus) -> None:
         self._record.emit(ev.Status(status=status.status, flags=status.flags))

@@ -70,7 +70,6 @@ class Recorder:
         self.inbox: Inbox | None = None
 
     # -- opening and reading
-    # ------------------------------------------------------------------------
 
     def open(self) -> None:
         """Open the session where there is one; a repaired tail becomes an alert.
@@ -144,12 +143,14 @@ class Recorder:
             log.close()
 
     def note_config(self) -> None:
-        """Log that the manifest changed since the session last ran; a new session starts with it."""
+        """Log that the manifest changed since the session last ran.
+
+        A new session starts with it.
+        """
         if self._log is not None and self.state.config != self._config:
             self.commit(en.ConfigChanged(ts=self._wall_ms(), config=self._config))
 
     # -- a run
-    # --------------------------------------------------------------------------------------
 
     async def begin(self, plan: RunPlan, close: ClosePrevious) -> None:
         """Commit what a run begins with, durably; it is published by `publish_begin`.
@@ -258,7 +259,6 @@ class Recorder:
         return wanted.segments
 
     # -- what the engine produces
-    # -------------------------------------------------------------------
 
     def items(self) -> Sequence[Item]:
         """The history so far."""
@@ -369,7 +369,6 @@ class Recorder:
             self.inbox.close()
 
     # -- inside
-    # -------------------------------------------------------------------------------------
 
     def _create(self) -> SegmentLog:
         first = en.SegmentStart(

@@ -34,7 +34,6 @@ from protocol.segments import Segment
 from protocol.status import Flag, PodStatus, RunResult, Trigger
 
 # -- values
-# -----------------------------------------------------------------------------------------
 
 
 class RunKind(StrEnum):
@@ -85,7 +84,6 @@ class RunPlan:
 
 
 # -- stimuli
-# ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,6 @@ Stimulus: TypeAlias = (
 )
 
 # -- instructions
-# -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +368,6 @@ Instruction: TypeAlias = (
 )
 
 # -- the tables
-# -------------------------------------------------------------------------------------
 
 
 class Column(StrEnum):
@@ -473,7 +469,6 @@ def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunRe
 
 
 # -- the machine
-# ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

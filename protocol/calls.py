@@ -108,9 +108,10 @@ class Relay:
     def admit(self, call: Pending) -> bool | Full:
         """Take a request: True = hand it on, False = it is on its way already, Full = refuse it.
 
-        A repeated request replaces the asker's connection, so that one who reconnected is answered; its
-        deadline stays the first one's. A reply names the id alone: while one sender's request waits,
-        another sender's with the same id is refused, so that neither gets the other's answer.
+        A repeated request replaces the asker's connection, so that one who reconnected is answered;
+        its deadline stays the first one's. A reply names the id alone: while one sender's request
+        waits, another sender's with the same id is refused, so that neither gets the other's
+        answer.
         """
         calls = self._pending.setdefault(call.target, {})
         earlier = calls.get(call.request_id)
@@ -159,7 +160,10 @@ class InProgress:
 
 
 class Answered(Generic[R]):
-    """What a target answered lately: 10 minutes, 1000 ids. What it is still working on is never forgotten."""
+    """What a target answered lately: 10 minutes, 1000 ids.
+
+    What it is still working on is never forgotten.
+    """
 
     def __init__(self, *, keep: int = REMEMBERED, keep_s: float = REMEMBERED_S) -> None:
         self._begun: set[tuple[str, str]] = set()
@@ -179,7 +183,10 @@ class Answered(Generic[R]):
         return None
 
     def finish(self, sender: str, request_id: str, reply: R, now: float) -> None:
-        """Remember the answer of a request that was begun; any other is a read, and simply done again."""
+        """Remember the answer of a request that was begun.
+
+        Any other is a read, and simply done again.
+        """
         key = (sender, request_id)
         if key in self._begun:
             self._begun.remove(key)

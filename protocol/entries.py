@@ -19,7 +19,6 @@ from protocol.status import RunResult, Trigger
 from protocol.summaries import Usage as Usage
 
 # -- items: what the model sees
-# ---------------------------------------------------------------------
 
 
 class Message(Wire):
@@ -99,7 +98,6 @@ class SystemItem(Wire):
 
 
 # -- entries: what the log holds
-# --------------------------------------------------------------------
 
 
 class SegmentRef(Wire):

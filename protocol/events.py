@@ -56,7 +56,6 @@ class UnknownEvent(Event):
 
 
 # -- log: each is one committed entry, published after the append succeeded
-# -------------------------
 
 
 class LogEvent(Event):
@@ -137,7 +136,6 @@ class LogCut(Event):
 
 
 # -- stream: what happens inside a run, as it happens
-# -----------------------------------------------
 
 
 class StreamEvent(Event):
@@ -282,7 +280,6 @@ class ToolResultEvent(StreamEvent):
 
 
 # -- state: what the fleet is told
-# ------------------------------------------------------------------
 
 
 class StateEvent(Event):
@@ -460,7 +457,6 @@ class Tick(StateEvent):
 
 
 # -- state, from the supervisor
-# ---------------------------------------------------------------------
 
 
 class PodStarting(StateEvent):

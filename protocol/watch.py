@@ -87,7 +87,10 @@ def _publisher(header: EventHeader) -> int:
 
 
 def _read_event(event_topic: bytes, body: bytes) -> Event:
-    """Return the event; one that cannot be read is unknown, as asking again would bring the same."""
+    """Return the event.
+
+    One that cannot be read is unknown, as asking again would bring the same.
+    """
     name = event_topic.rsplit(b"/", 1)[-1].decode(errors="replace")
     try:
         data = read_body(body)

@@ -102,7 +102,7 @@ def podsup(*args: str) -> None:
     """Run one command; raises CalledProcessError with what it said."""
     done = subprocess.run([PODSUP, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
-        print(done.stdout, done.stderr, file=sys.stderr)
+        print(done.stdout[-1000:], done.stderr[-1000:], file=sys.stderr)
         done.check_returncode()
 
 
@@ -124,9 +124,9 @@ def fleet(text: str) -> Iterator[float]:
     work.mkdir()
     os.chdir(work)
     (work / "podsup.toml").write_text(f'[fleet]\nname = "bench"\n{text}')
-    began = time.perf_counter()
-    podsup("start", "-d", "--wait", "ready")
     try:
+        began = time.perf_counter()
+        podsup("start", "-d", "--wait", "ready")
         yield time.perf_counter() - began
     finally:
         podsup("down")
@@ -481,7 +481,7 @@ def scope() -> list[Measure]:
 
 
 def part_scope(folder: str, home: str, number: str) -> None:
-    """Be one of several supervisors: says that it is there, waits for the word, prints its times."""
+    """Be one of several supervisors: say so, wait for the word, print the times."""
     print("ready", flush=True)
     sys.stdin.readline()
     print(json.dumps(_grants(Path(folder), home, int(number))))

@@ -71,7 +71,6 @@ class Principal:
 
 
 # -- what comes out
-# ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,6 @@ class Broker:
         self.counts: Counter[str] = Counter()
 
     # -- who is who
-    # ---------------------------------------------------------------------------------
 
     def trust_operator(self, token: str) -> None:
         """Let this token stand for an operator."""
@@ -196,7 +194,6 @@ class Broker:
         return [out for call in self.relay.drop(name) for out in self._refuse(call, gone)]
 
     # -- frames
-    # -------------------------------------------------------------------------------------
 
     def on_frames(self, route: bytes, frames: Frames, now: float) -> list[Out]:
         """Take one message; garbage is counted and dropped."""
@@ -295,7 +292,6 @@ class Broker:
             raise Forbidden(f"{header.method} comes from the supervisor only")
 
     # -- to pods and back
-    # ---------------------------------------------------------------------------
 
     def _forward(
         self, route: bytes, sender: Principal, header: RequestHeader, body: bytes, now: float
@@ -380,7 +376,6 @@ class Broker:
         return out
 
     # -- answers
-    # ------------------------------------------------------------------------------------
 
     def reply(self, route: bytes, request_id: str, body: Wire, *, ok: bool = True) -> Send:
         """Answer a control."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -114,7 +114,6 @@ class AsyncClient:
         self._transport.close()
 
     # -- requests
-    # -----------------------------------------------------------------------------------
 
     async def control(self, control: c.Control, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
         """Ask the supervisor; returns the typed reply of the control's class."""
@@ -211,7 +210,6 @@ class AsyncClient:
         return is_listening(self._socket_path)
 
     # -- watching
-    # -----------------------------------------------------------------------------------
 
     async def watch_fleet(
         self,
@@ -286,7 +284,7 @@ class AsyncClient:
         except TimeoutError as error:
             raise Unreachable(f"pod {pod} shows nothing of itself") from error
 
-    async def events(self, *, pod: str | None = None) -> AsyncIterator[Told]:
+    async def events(self, *, pod: str | None = None) -> AsyncGenerator[Told]:
         """Yield what the fleet's events tell, for ever: Synced first, then Deliver and Gap."""
         queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
         await self.watch_fleet(queue, pod=pod)
@@ -305,7 +303,6 @@ class AsyncClient:
                     raise no_supervisor(self.fleet) from None
 
     # -- operations
-    # ---------------------------------------------------------------------------------
 
     async def operate(
         self,

@@ -1,9 +1,9 @@
 """Entries as lines for people: one line of one style at a time, safe to print. Pure.
 
-What a model, a tool or a file says must not drive the terminal of who looks at it. So every text passes
-`printable`: a control character is shown as its picture (␛ for escape), characters that only reorder or
-break lines are shown as their number, and what cannot be encoded becomes `?`. A `Line` never holds a
-newline. Nothing here depends on the width of a screen; wrapping is the terminal's.
+What a model, a tool or a file says must not drive the terminal of who looks at it. So every text
+passes `printable`: a control character is shown as its picture (␛ for escape), characters that only
+reorder or break lines are shown as their number, and what cannot be encoded becomes `?`. A `Line`
+never holds a newline. Nothing here depends on the width of a screen; wrapping is the terminal's.
 
     > what a person submitted             → a tool call, its arguments folded to one line
     what the model answered               ← its result's summary (✗ where it failed)
@@ -79,7 +79,9 @@ def one_line(text: str, most: int = MOST) -> str:
     return folded
 
 
-def lines_of(text: str, style: Style = Style.PLAIN, *, first: str = "", rest: str = "") -> list[Line]:
+def lines_of(
+    text: str, style: Style = Style.PLAIN, *, first: str = "", rest: str = ""
+) -> list[Line]:
     """Return a text as lines; `first` and `rest` go before the first and the other lines."""
     pieces = printable(text).split("\n")
     return [Line((rest if number else first) + piece, style) for number, piece in enumerate(pieces)]

@@ -91,7 +91,6 @@ class Processes:
         become_subreaper()
 
     # -- the zygote
-    # ---------------------------------------------------------------------------------
 
     async def start_zygote(self) -> None:
         """Start the fork server if there is none; raises Internal with what it printed."""
@@ -201,7 +200,6 @@ class Processes:
             self._log(f"no fork server: {error}")
 
     # -- deaths
-    # -------------------------------------------------------------------------------------
 
     def _on_pidfd(self, process: Process) -> None:
         self._loop.remove_reader(process.pidfd)
@@ -236,7 +234,6 @@ class Processes:
             self._on_exit(process.pid, process.status)
 
     # -- signals and trees
-    # --------------------------------------------------------------------------
 
     def send_signal(self, pid: int, number: signal.Signals) -> None:
         """Signal a pod; a stopped one is continued after a TERM, or it would never see it."""

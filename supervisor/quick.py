@@ -1,6 +1,7 @@
 """One control, asked and answered without an event loop: what makes `podsup ps` quick to start.
 
-It sends again after 5 s with the same id, like the client; it cannot watch, and asks the supervisor only.
+It sends again after 5 s with the same id, like the client; it cannot watch, and asks the supervisor
+only.
 """
 
 from __future__ import annotations

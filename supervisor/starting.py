@@ -46,8 +46,6 @@ class Prepared:
     birth: Birth
     log_fd: int
     lock_fd: int
-    pid: int | None = None
-    early_hello: object = None
 
     def close(self) -> None:
         """Close what is the supervisor's copy."""

@@ -1,18 +1,17 @@
 """A pod's history and live stream as lines of text: snapshots and events in, lines out. Pure.
 
-There is one projection of what is committed: a line leaves here because its entry is in the pod's log, and
-once. Nothing that was typed is echoed; it is drawn when its entry comes. What streams before its entry is
-never a line of its own: `live` shows it, and shows it no more once the entry has come. So whatever a run
-loses (a cancelled answer, a broken stream) vanishes from the screen as it vanished from the log.
+There is one projection of what is committed: a line leaves here because its entry is in the pod's
+log, and once. Nothing that was typed is echoed; it is drawn when its entry comes. What streams
+before its entry is never a line of its own: `live` shows it, and shows it no more once the entry
+has come. So whatever a run loses (a cancelled answer, a broken stream) vanishes from the screen as
+it vanished from the log.
 
-    Snapshot ──► sync ──► lines not drawn yet          position = (segment, next index)
-    log event ─► take ──► its entry, if new               an index below it: drawn already
-    stream ────► take ──► (nothing) ─► live(now)          one above it: a gap, said
-    fleet ─────► take ──► what became of the pod       log_cut and a changed tail move it back, said
+    snapshot ──► sync ──► lines not drawn yet         position = (segment, next index)
+    log event ─► take ──► its entry, if new              an index below it: drawn already
+    stream ────► take ──► nothing; `live` changes        one above it: a gap, said
+    fleet ─────► take ──► what became of the pod      a cut, or a changed tail, moves it back, said
 
-Not guaranteed: after a refill of a lane its stream events may come later than the entry they lead to; blocks
-that are settled are therefore ignored. Lines that were printed cannot be taken back: that an entry is gone is
-a line, too.
+Lines that were printed cannot be taken back: that an entry is gone is a line, too.
 """
 
 from __future__ import annotations
@@ -24,81 +23,34 @@ from dataclasses import dataclass
 from protocol import entries as en
 from protocol import events as ev
 from protocol.entries import Usage
-from protocol.snapshot import TAIL_ENTRIES, AlertRecord, Block, Snapshot
-from protocol.snapshot import TextBlock as TextSeen
-from protocol.snapshot import ThinkingBlock as ThinkingSeen
-from protocol.status import AlertLevel, Flag, PodStatus, RunResult
+from protocol.snapshot import TAIL_ENTRIES, AlertRecord, Snapshot
+from protocol.status import AlertLevel, Flag, PodStatus
 from protocol.watch import Deliver, Gap, Synced
-from supervisor.drawing import (
-    Line,
-    Style,
-    call_line,
-    draw_entry,
-    failure,
-    lines_of,
-    note,
-    one_line,
-    thinking,
-)
-
-LIVE_CHARS = 4096
-"""The end of a block that is kept while it streams; its entry brings all of it."""
+from supervisor.drawing import Line, Style, draw_entry, failure, note, one_line
+from supervisor.in_flight import Live
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Entries of a segment that a snapshot's tail does not reach back to: `first` up to `end`, exclusive."""
+    """Entries of a segment before a snapshot's tail: `first` up to `end`, exclusive."""
 
     segment_id: str
     first: int
     end: int
 
 
-@dataclass(slots=True)
-class _Block:
-    """A block whose entry has not come; a call stays, running, until its result comes."""
-
-    kind: str
-    name: str = ""
-    text: str = ""
-    finished: bool = False
-    output: str = ""
-
-    def add(self, piece: str) -> None:
-        self.text = (self.text + piece)[-LIVE_CHARS:]
-
-    def lines(self) -> list[Line]:
-        match self.kind:
-            case "text":
-                return lines_of(self.text)
-            case "thinking":
-                return [thinking(self.text[-100:])]
-            case _ if self.finished:
-                last = one_line(self.output.rstrip().rpartition("\n")[2])
-                return [Line(f"⋯ {one_line(self.name)} runs {last}".rstrip(), Style.TOOL)]
-            case _:
-                return [Line(f"⋯ {call_line(self.name, self.text)}", Style.TOOL)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Retry:
-    """The next attempt of a request, and when it comes, on the clock of `take`."""
-
-    text: str
-    at: float
-
-
 class Transcript:
-    """One pod as a viewer shows it. `everything` asks for the whole segment, not only the snapshot's tail.
+    """One pod as a viewer shows it; with `everything` its whole segment, not only the tail.
 
-    Events that carry only a reference must be completed before they are given to `take`.
+    Events that carry a reference instead of their entry must be completed before they are taken.
     """
 
     def __init__(self, pod: str, *, everything: bool = False) -> None:
         self.pod = pod
         self.status: PodStatus | None = None
-        self.incarnation = 0
         self._everything = everything
+        self._incarnation: int | None = None
+        self._unreachable = False
         self._flags: tuple[Flag, ...] = ()
         self._usage = Usage()
         self._context_tokens = 0
@@ -109,15 +61,13 @@ class Transcript:
         self._calls: dict[str, str] = {}
         self._alerts: set[AlertRecord] = set()
         self._failure: Line | None = None
-        self._blocks: dict[int | str, _Block] = {}
-        self._settled: set[int | str] = set()
-        self._retry: _Retry | None = None
+        self._live = Live()
 
-    # -- snapshots ----------------------------------------------------------------------------------
+    # -- snapshots
 
     def missing(self, snapshot: Snapshot) -> Missing | None:
-        """Return what is neither drawn nor in the snapshot's tail and is wanted; for `sync` as `earlier`."""
-        if snapshot.segment_id is None or not (self._is_synced or self._everything):
+        """Return the entries that are wanted, not drawn, and not in the snapshot's tail."""
+        if snapshot.segment_id is None or (self._incarnation is None and not self._everything):
             return None
         first = self._next if snapshot.segment_id == self._segment else 0
         end = snapshot.head_entries - len(snapshot.tail)
@@ -126,66 +76,58 @@ class Transcript:
     def sync(
         self, incarnation: int, snapshot: Snapshot, earlier: Sequence[en.Entry] = ()
     ) -> list[Line]:
-        """Take a snapshot, with the entries that `missing` asked for; returns what is not drawn yet."""
+        """Take a snapshot and return what is not drawn yet.
+
+        `earlier` is all that `missing` asked for, or nothing.
+        """
+        is_first = self._incarnation is None
+        start = snapshot.head_entries - len(snapshot.tail) - len(earlier)
+        rows = list(enumerate((*earlier, *snapshot.tail), start))
         lines = self._greet(incarnation, snapshot)
-        start = snapshot.head_entries - len(snapshot.tail)
-        rows = list(enumerate((*earlier, *snapshot.tail), start - len(earlier)))
         if snapshot.segment_id is not None:
             lines += self._move_to(snapshot.segment_id, snapshot.head_entries, rows)
-        new = [alert for alert in snapshot.alerts if alert not in self._alerts]
-        if not self._is_synced and rows:
-            new = [alert for alert in new if alert.timestamp_ms >= rows[0][1].ts]
-        self._alerts = set(snapshot.alerts)
+        alerts = [alert for alert in snapshot.alerts if alert not in self._alerts]
+        if is_first and rows:
+            alerts = [alert for alert in alerts if alert.timestamp_ms >= rows[0][1].ts]
         for index, entry in rows:
-            while new and new[0].timestamp_ms < entry.ts:
-                lines.append(_draw_alert(new.pop(0)))
-            lines += self._commit(snapshot.segment_id or "", index, entry, fresh=not self._is_synced)
-        lines += [_draw_alert(alert) for alert in new]
-        self._follow(incarnation, snapshot)
+            while alerts and alerts[0].timestamp_ms < entry.ts:
+                lines.append(_draw_alert(alerts.pop(0)))
+            lines += self._commit(snapshot.segment_id or "", index, entry, with_history=is_first)
+        lines += map(_draw_alert, alerts)
+        self._alerts = set(snapshot.alerts)
+        self._incarnation = incarnation
+        self._unreachable = False
+        self._usage = snapshot.usage
+        self._context_tokens = snapshot.greeting.context_tokens
+        self._context_window = snapshot.greeting.context_window
+        self._live.restart(snapshot.in_flight)
         return lines + self._set_status(snapshot.status, snapshot.flags)
 
-    @property
-    def _is_synced(self) -> bool:
-        return self.incarnation > 0
-
     def _greet(self, incarnation: int, snapshot: Snapshot) -> list[Line]:
-        if not self._is_synced:
+        if self._incarnation is None:
             of = snapshot.greeting
             return [note(f"{self.pod} · {of.provider}/{of.model} · {of.cwd}")]
-        if incarnation != self.incarnation:
+        if incarnation != self._incarnation:
             return [note(f"connected to {self.pod} again: incarnation {incarnation}")]
         return []
 
     def _move_to(
         self, segment_id: str, head: int, rows: Sequence[tuple[int, en.Entry]]
     ) -> list[Line]:
-        """Go to the snapshot's segment, or back to where its entries are no longer those drawn."""
-        if self._segment == segment_id:
+        """Go to a snapshot's segment, or back to where its entries are no longer those drawn."""
+        if segment_id == self._segment:
             drawn = dict(self._drawn)
-            kept = next(
-                (index for index, entry in rows if drawn.get(index, entry) != entry),
-                min(head, self._next),
-            )
-            return self._cut(kept, "the history was changed meanwhile")
+            kept = min(head, self._next)
+            changed = (index for index, entry in rows if drawn.get(index, entry) != entry)
+            return self._cut(next(changed, kept), "the history was changed meanwhile")
         lines = [note("the session goes on in another segment")] if self._segment else []
         self._begin_segment(segment_id)
-        if not self._is_synced and rows and rows[0][0] > 0:
+        if self._incarnation is None and rows and rows[0][0] > 0:
             self._next = rows[0][0]
             lines.append(note(f"{self._next} earlier entries: podsup attach {self.pod} --all"))
         return lines
 
-    def _follow(self, incarnation: int, snapshot: Snapshot) -> None:
-        self.incarnation = incarnation
-        self._usage = snapshot.usage
-        self._context_tokens = snapshot.greeting.context_tokens
-        self._context_window = snapshot.greeting.context_window
-        self._settled.clear()
-        self._clear_live()
-        for block in snapshot.in_flight.blocks:
-            key, seen = _seen_block(block)
-            self._blocks[key] = seen
-
-    # -- events -------------------------------------------------------------------------------------
+    # -- events
 
     def take(self, told: Synced | Deliver | Gap, now: float) -> list[Line]:
         """Take what a watcher of the pod or of the fleet told; `now` is monotonic seconds."""
@@ -195,45 +137,52 @@ class Transcript:
                 return [note(f"{lost}; a new snapshot follows", Style.WARN)]
             case Deliver(header=header, event=event) if header.epoch is not None:
                 return self._on_fleet(event) if header.pod == self.pod else []
-            case Deliver(event=ev.LogEvent() as event):
-                return self._on_log(event)
-            case Deliver(event=ev.LogCut() as cut):
-                return self._on_cut(cut)
-            case Deliver(event=ev.StreamEvent() as event):
-                return self._on_stream(event, now)
             case Deliver(event=event):
-                return self._on_state(event)
+                self._unreachable = False
+                return self._on_pod(event, now)
             case Synced():
                 return []
 
-    def _on_log(self, event: ev.LogEvent) -> list[Line]:
-        entry = entry_of(event)
-        if isinstance(event, ev.EntryEvent) and event.block is not None:
-            self._settle(event.block, entry)
-        if entry is None:
-            entry = en.UnknownEntry(kind=f"too large to show ({event.omitted or 0} bytes)")
-        return self._commit(event.segment_id, event.index, entry, fresh=False)
+    def _on_pod(self, event: ev.Event, now: float) -> list[Line]:
+        match event:
+            case ev.LogEvent():
+                entry = entry_of(event)
+                if isinstance(event, ev.EntryEvent) and event.block is not None:
+                    self._live.settle(event.block, entry)
+                return self._commit(event.segment_id, event.index, entry)
+            case ev.LogCut(segment_id=segment_id, head_entries=head, reason=reason):
+                why = "the run had shown nothing" if reason == "rollback" else "rewound"
+                return self._cut(head, why) if segment_id == self._segment else []
+            case ev.StreamEvent():
+                self._live.take(event, now)
+                return _draw_trouble(event)
+            case _:
+                return self._on_state(event)
 
-    def _commit(self, segment_id: str, index: int, entry: en.Entry, *, fresh: bool) -> list[Line]:
-        """Draw an entry at its position, unless it is drawn."""
-        lines: list[Line] = []
+    def _commit(
+        self, segment_id: str, index: int, entry: en.Entry | None, *, with_history: bool = False
+    ) -> list[Line]:
+        """Draw the entry at its position, unless it is drawn; None is one that cannot be had."""
         if segment_id != self._segment:
             self._begin_segment(segment_id)
         if index < self._next:
-            return lines
+            return []
+        lines: list[Line] = []
         if index > self._next:
-            lines.append(note(f"gap: entries {self._next} to {index - 1} are not shown", Style.WARN))
+            missed = f"gap: entries {self._next} to {index - 1} are not shown"
+            lines.append(note(missed, Style.WARN))
         self._next = index + 1
+        if entry is None:
+            return [*lines, Line(f"· entry {index} is too large to show", Style.DIM)]
         self._drawn.append((index, entry))
+        lines += draw_entry(entry, self._calls, with_history=with_history)
         match entry:
             case en.AssistantItem(item=en.ToolCall(call_id=call_id, name=name)):
                 self._calls[call_id] = name
-            case en.Invoke():
-                self._failure = None
-        lines += draw_entry(entry, self._calls, with_history=fresh)
-        match entry:
             case en.ToolResultEntry(item=result):
                 self._calls.pop(result.call_id, None)
+            case en.Invoke():
+                self._failure = None
             case en.RunErrored():
                 self._failure = lines[-1]
         return lines
@@ -242,13 +191,6 @@ class Transcript:
         self._segment, self._next = segment_id, 0
         self._drawn.clear()
 
-    def _on_cut(self, cut: ev.LogCut) -> list[Line]:
-        if cut.segment_id != self._segment:
-            return []
-        if cut.reason == "rollback":
-            return self._cut(cut.head_entries, "the run had shown nothing and is taken back")
-        return self._cut(cut.head_entries, "rewound")
-
     def _cut(self, head: int, why: str) -> list[Line]:
         gone = self._next - head
         if gone <= 0:
@@ -256,87 +198,23 @@ class Transcript:
         self._next = head
         while self._drawn and self._drawn[-1][0] >= head:
             self._drawn.pop()
-        return [note(f"{why}: the last {gone} entries are gone")]
-
-    def _settle(self, key: int | str, entry: en.Entry | None) -> None:
-        match entry:
-            case en.AssistantItem(item=en.ToolCall(name=name)):
-                self._blocks[key] = _Block("tool_call", name, finished=True)
-            case _:
-                self._blocks.pop(key, None)
-                self._settled.add(key)
-
-    def _on_stream(self, event: ev.StreamEvent, now: float) -> list[Line]:
-        match event:
-            case ev.TextDelta(block=key, text=text):
-                self._at(key, "text").add(text)
-            case ev.TextDone(block=key, text=text) if text:
-                done = self._at(key, "text")
-                done.text, done.finished = text[-LIVE_CHARS:], True
-            case ev.ThinkingStart(block=key):
-                self._at(key, "thinking")
-            case ev.ThinkingDelta(block=key, text=text):
-                self._at(key, "thinking").add(text)
-            case ev.ThinkingDone(block=key):
-                self._at(key, "thinking").finished = True
-            case ev.ToolCallStart(id=key, name=name):
-                self._at(key, "tool_call").name = name
-            case ev.ToolCallArgsDelta(id=key, json_=piece):
-                self._at(key, "tool_call").add(piece)
-            case ev.ToolOutputDelta(id=key, text=text) if key in self._blocks:
-                block = self._blocks[key]
-                block.finished, block.output = True, (block.output + text)[-LIVE_CHARS:]
-            case ev.LlmRetry():
-                return self._on_retry(event, now)
-            case ev.LlmContinuation(attempt=attempt, max_attempts=most, reason=reason):
-                self._drop_unfinished()
-                text = f"! the stream broke ({one_line(reason)}); going on, {attempt} of {most}"
-                return [Line(text, Style.WARN)]
-            case ev.LlmCallStart() | ev.LlmCallEnd():
-                self._retry = None
-        return []
-
-    def _at(self, key: int | str, kind: str) -> _Block:
-        """The block of this key; a new one that nobody sees for a block whose entry has come."""
-        self._retry = None
-        if key in self._settled:
-            return _Block(kind)
-        return self._blocks.setdefault(key, _Block(kind))
-
-    def _on_retry(self, event: ev.LlmRetry, now: float) -> list[Line]:
-        status = f"HTTP {event.status}: " if event.status else ""
-        why = one_line(f"{status}{event.error}")
-        wait_s = event.wait_ms / 1000
-        following = f"attempt {event.failed_attempt + 1} of {event.max_attempts}"
-        self._retry = _Retry(following, now + wait_s)
-        failed = f"! attempt {event.failed_attempt} of {event.max_attempts} failed ({why})"
-        return [Line(f"{failed}; the next in {wait_s:.1f} s", Style.WARN)]
-
-    def _drop_unfinished(self) -> None:
-        self._blocks = {key: block for key, block in self._blocks.items() if block.finished}
-
-    def _clear_live(self) -> None:
-        self._blocks.clear()
-        self._retry = None
+        return [note(f"{why}: the last {gone} entries are taken back")]
 
     def _on_state(self, event: ev.Event) -> list[Line]:
         match event:
             case ev.Status(status=status, flags=flags):
                 return self._set_status(status, flags)
-            case ev.RunEnd(result=result):
-                self._clear_live()
-                if result is RunResult.ERRORED and event.error and self._failure is None:
-                    return self._fail(event.error.code, event.error.message)
+            case ev.RunEnd():
+                self._live.clear()
             case ev.ErrorEvent(code=code, message=message):
-                return self._fail(code, message)
+                return self._fail(failure(code, message))
             case ev.UsageEvent(context_tokens=tokens):
                 self._context_tokens = tokens
-                self._usage = self._usage.plus(
-                    Usage(**{name: getattr(event, name) for name in Usage.model_fields})
-                )
+                figures = {name: getattr(event, name) for name in Usage.model_fields}
+                self._usage = self._usage.plus(Usage(**figures))
             case ev.Alert():
-                alert = AlertRecord(**{n: getattr(event, n) for n in AlertRecord.model_fields})
-                if alert not in self._alerts:
+                fields = {name: getattr(event, name) for name in AlertRecord.model_fields}
+                if (alert := AlertRecord(**fields)) not in self._alerts:
                     self._alerts.add(alert)
                     return [_draw_alert(alert)]
             case ev.CompactStart():
@@ -355,9 +233,8 @@ class Transcript:
                 return [Line(f"· an event of a newer kind: {one_line(name)}", Style.DIM)]
         return []
 
-    def _fail(self, code: str, message: str) -> list[Line]:
+    def _fail(self, line: Line) -> list[Line]:
         """Draw a failure, unless the run's last entry or the event before has said it."""
-        line = failure(code, message)
         if line == self._failure:
             return []
         self._failure = line
@@ -377,12 +254,12 @@ class Transcript:
                 self.status = PodStatus.STARTING
                 return [note(f"{pod} starts: incarnation {incarnation}")]
             case ev.PodUnreachable(silence_s=silence_s):
-                self.status = PodStatus.UNREACHABLE
+                self._unreachable = True
                 return [note(f"{pod} was not heard of for {silence_s:.0f} s", Style.WARN)]
-            case ev.PodExited(cause=cause, signal=signal):
-                self._clear_live()
+            case ev.PodExited(cause=cause):
+                self._live.clear()
                 self.status = PodStatus.STOPPING
-                return [note(f"{pod} exited: {cause}" + (f" ({signal})" if signal else ""))]
+                return [note(f"{pod} exited: {cause}")]
             case ev.PodBackoff(wait_s=wait_s, attempt=attempt):
                 self.status = PodStatus.BACKOFF
                 return [note(f"{pod} starts again in {wait_s:.1f} s (attempt {attempt})")]
@@ -395,23 +272,18 @@ class Transcript:
                 return [note(f"{pod} is stopped: {cause}; podsup restore {pod}")]
             case ev.PodDeleted():
                 return [note(f"{pod} is deleted")]
-            case ev.Status(status=status) if self.status is PodStatus.UNREACHABLE:
-                return self._set_status(status)
         return []
 
-    # -- what is shown beside the lines -------------------------------------------------------------
+    # -- what is shown beside the lines
 
     def live(self, now: float) -> list[Line]:
-        """Return what is not committed yet, oldest first, and the countdown of a retry."""
-        lines = [line for block in self._blocks.values() for line in block.lines()]
-        if self._retry is not None:
-            left = max(0.0, self._retry.at - now)
-            lines.append(Line(f"⋯ {self._retry.text} in {left:.0f} s", Style.WARN))
-        return lines
+        """Return what is not committed yet, and the countdown of a retry."""
+        return self._live.lines(now)
 
     def status_line(self) -> str:
-        """Return the pod's status, how full its context is, and what it has used, as one line."""
-        words = [self.pod, " ".join([self.status or "…", *self._flags])]
+        """Return the pod's status, how full its context is and what it has used."""
+        status = "unreachable" if self._unreachable else self.status or "…"
+        words = [self.pod, " ".join((status, *self._flags))]
         if self._context_window:
             share = 100 * self._context_tokens / self._context_window
             window = f"{_count(self._context_tokens)} of {_count(self._context_window)}"
@@ -424,10 +296,10 @@ class Transcript:
 
 
 def entry_of(event: ev.LogEvent) -> en.Entry | None:
-    """Return the committed entry that an event of the log lane stands for; None where it was left out."""
-    if event.omitted is not None:
-        return None
+    """Return the committed entry that a log event stands for; None where it was left out."""
     match event:
+        case ev.LogEvent(omitted=int()):
+            return None
         case ev.UserMessage(segments=segments):
             return en.UserInput(ts=event.ts, segments=segments)
         case ev.SystemItemEvent(item=item) if item is not None:
@@ -440,16 +312,17 @@ def entry_of(event: ev.LogEvent) -> en.Entry | None:
             return None
 
 
-def _seen_block(block: Block) -> tuple[int | str, _Block]:
-    match block:
-        case TextSeen(block=key, text=text, finished=finished):
-            return key, _Block("text", text=text[-LIVE_CHARS:], finished=finished)
-        case ThinkingSeen(block=key, text=text, finished=finished):
-            return key, _Block("thinking", text=text[-LIVE_CHARS:], finished=finished)
-        case call:
-            seen = _Block("tool_call", call.name, call.args, output=call.output_tail)
-            seen.finished = call.state in ("running", "done")
-            return call.id, seen
+def _draw_trouble(event: ev.StreamEvent) -> list[Line]:
+    match event:
+        case ev.LlmRetry(failed_attempt=failed, max_attempts=most, wait_ms=wait_ms):
+            why = one_line((f"HTTP {event.status}: " if event.status else "") + event.error)
+            following = f"the next in {wait_ms / 1000:.1f} s"
+            return [Line(f"! attempt {failed} of {most} failed ({why}); {following}", Style.WARN)]
+        case ev.LlmContinuation(attempt=attempt, max_attempts=most, reason=reason):
+            broke = f"! the stream broke ({one_line(reason)})"
+            return [Line(f"{broke}; going on, {attempt} of {most}", Style.WARN)]
+        case _:
+            return []
 
 
 def _draw_alert(alert: AlertRecord) -> Line:

@@ -35,19 +35,19 @@ def in_call_order(items: Iterable[Item]) -> tuple[Item, ...]:
     results: list[ToolResult] = []
     place: dict[str, int] = {}
 
-    def its_place(result: ToolResult) -> int:
-        return place.get(result.call_id, 0)
+    def ordered() -> list[ToolResult]:
+        return sorted(results, key=lambda result: place.get(result.call_id, 0))
 
     for item in items:
         if isinstance(item, ToolResult):
             results.append(item)
             continue
-        out += sorted(results, key=its_place)
+        out += ordered()
         results.clear()
         if isinstance(item, ToolCall):
             place[item.call_id] = len(out)
         out.append(item)
-    return (*out, *sorted(results, key=its_place))
+    return (*out, *ordered())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import zmq
 
+from protocol.errors import Conflict, InvalidRequest
 from protocol.transport import (
     OnFrames,
     OnRouted,
@@ -61,8 +62,14 @@ class _ZmqSocket:
         self._on_ready()
 
     def _on_ready(self) -> None:
-        if self._drain(BATCH):
-            self._look_soon()
+        more = (
+            True  # also when the callback raises: the edge is consumed, and others wait behind it
+        )
+        try:
+            more = self._drain(BATCH)
+        finally:
+            if more:
+                self._look_soon()
 
     def drain(self) -> None:
         """Hand every message that has arrived to the callback, now."""
@@ -102,6 +109,16 @@ class _ZmqSocket:
 
 
 S = TypeVar("S", bound=_ZmqSocket)
+
+
+def _bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind, or close the socket: one left open would keep its context from ending."""
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        kind = Conflict if error.errno == zmq.EADDRINUSE else InvalidRequest
+        raise kind(f"{endpoint} cannot be bound: {error.strerror}") from error
 
 
 class _Router(_ZmqSocket):
@@ -148,7 +165,7 @@ class ZmqTransport:
         """Bind a router; MANDATORY, so that nothing is dropped silently."""
         socket = self._make(zmq.ROUTER, METHOD_HWM)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.bind(endpoint)
+        _bind(socket, endpoint)
         return self._own(_Router(socket, self._loop, lambda f: on_message(f[0], f[1:])))
 
     def dealer(self, endpoint: str, on_message: OnFrames) -> _Dealer:
@@ -163,7 +180,7 @@ class ZmqTransport:
         """Bind an XPUB that reports every subscription, repeated ones too."""
         socket = self._make(zmq.XPUB, EVENT_HWM)
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-        socket.bind(endpoint)
+        _bind(socket, endpoint)
 
         def asked(frames: list[bytes]) -> None:
             if frames and frames[0]:

@@ -40,7 +40,6 @@ from supervisor.core.operations import KEPT, Operation, is_over
 from supervisor.core.restart import Exit
 
 # -- stimuli
-# ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,6 @@ Stimulus: TypeAlias = (
 )
 
 # -- instructions
-# -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +252,6 @@ class Fleet:
         self._wall = 0
 
     # -- what the daemon puts in
-    # --------------------------------------------------------------------
 
     def add(
         self,
@@ -315,7 +312,6 @@ class Fleet:
         return [*out, *self._settle()]
 
     # -- pods
-    # ---------------------------------------------------------------------------------------
 
     def _step(self, name: str, what: s.Stimulus) -> list[Instruction]:
         member = self.members.get(name)
@@ -468,7 +464,6 @@ class Fleet:
         return out
 
     # -- controls
-    # -----------------------------------------------------------------------------------
 
     def _on_asked(self, asked: Asked) -> list[Instruction]:
         control = asked.control
@@ -582,7 +577,6 @@ class Fleet:
         return []
 
     # -- reads
-    # --------------------------------------------------------------------------------------
 
     def member(self, name: str) -> Member:
         """Return a pod; raises UnknownPod with the names there are."""

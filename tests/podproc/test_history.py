@@ -18,7 +18,7 @@ from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult
 
 
 def items(words: str) -> tuple[Item, ...]:
-    """Return items in shorthand: `?a` a call, `=a` or `=a1` a result of it, `~` a thought, else text."""
+    """Return items: `?a` is a call, `=a` or `=a1` a result of it, `~` a thought, the rest text."""
     return tuple(map(_item, words.split()))
 
 

@@ -1,0 +1,220 @@
+"""`podsup attach`: a pod's history, then what it does as it does it.
+
+Three faces of one feed. With a terminal on both sides it is interactive (`attach_screen`); without,
+it prints each line when its entry is committed and reads nothing; with `-o jsonl` it prints what
+the watcher is told, deltas too, one JSON object a line: `snapshot`, `event`, `gap`. The feed
+survives the pod: when the pod starts again, it is watched again from a new snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from protocol import control as c
+from protocol import events as ev
+from protocol import methods as m
+from protocol.entries import Entry
+from protocol.errors import PodsupError, Unreachable
+from protocol.snapshot import FleetSnapshot, Snapshot
+from protocol.status import ENDED
+from protocol.watch import Deliver, Gap, Synced
+from supervisor.cli.app import App, command
+from supervisor.cli.asking import with_client
+
+if TYPE_CHECKING:
+    from supervisor.client import AsyncClient
+    from supervisor.transcript import Missing, Transcript
+    from supervisor.watcher import Told
+
+PAGE = 1000
+
+
+@command("attach", example="podsup attach alice --once")
+@click.argument("pod")
+@click.option("--all", "everything", is_flag=True, help="All of its history, not only the end.")
+@click.option("--once", is_flag=True, help="Show what there is now, and end.")
+def attach(app: App, pod: str, everything: bool, once: bool) -> None:
+    """Show a pod's history, then what it does; type to run.
+
+    Ctrl-C pauses a run; twice, or while nothing runs, it detaches; so does Ctrl-D. The pod goes on.
+    A paste of several lines is one message. /help names the commands.
+
+    Without a terminal it follows only, until the pod is stopped or failed (exit code 3), its
+    supervisor is gone (4), or a signal comes. With -o jsonl it prints snapshots and events as JSON
+    lines.
+    """
+    if app.output in ("json", "jsonl"):
+        with_client(app, lambda client: _print_events(app, client, pod, once))
+    elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        with_client(app, lambda client: _print_lines(client, pod, everything, once))
+    else:
+        from supervisor.cli.attach_screen import show
+
+        with_client(app, lambda client: show(client, pod, everything))
+
+
+async def _print_lines(client: AsyncClient, pod: str, everything: bool, once: bool) -> None:
+    from supervisor.transcript import Transcript
+
+    transcript = Transcript(pod, everything=everything)
+    async with aclosing(told_of(client, pod)) as feed:
+        async for told in feed:
+            for line in await draw(client, transcript, told):
+                print(line.text)
+            sys.stdout.flush()
+            if once and _is_snapshot(told):
+                return
+            _raise_if_ended(pod, told)
+
+
+async def _print_events(app: App, client: AsyncClient, pod: str, once: bool) -> None:
+    async with aclosing(told_of(client, pod)) as feed:
+        async for told in feed:
+            if (row := _row_of(told)) is not None:
+                app.out.line(row)
+            if once and _is_snapshot(told):
+                return
+            _raise_if_ended(pod, told)
+
+
+async def told_of(client: AsyncClient, pod: str) -> AsyncGenerator[Told, None]:
+    """Yield what the pod tells, and what the fleet tells of it, from start to start.
+
+    Raises UnknownPod, Unreachable when the supervisor is gone or the pod is at rest to begin with.
+    """
+    is_first = True
+    while True:
+        client.unwatch_all()
+        queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
+        await client.watch_fleet(queue, pod=pod)
+        row: c.StatusRow = await client.control(c.StatusOf(pod=pod))
+        if is_first and row.status in ENDED:
+            raise _ended(pod, f"{row.status}: {row.reason}")
+        is_first = False
+        watched = await _watch(client, pod, queue)
+        started: int | None = None
+        while started in (None, watched):
+            _, told = await client.next_of(queue)
+            yield told
+            started = _started(told, pod)
+
+
+async def _watch(client: AsyncClient, pod: str, queue: asyncio.Queue[tuple[str, Told]]) -> int:
+    """Watch the pod if it can be; returns the incarnation, 0 for none."""
+    try:
+        return (await client.watch_pod(pod, queue)).incarnation
+    except Unreachable as absent:
+        if "pod" not in absent.details:
+            raise
+        return 0
+
+
+def _started(told: Told, pod: str) -> int | None:
+    """Return the incarnation that can be watched, where the fleet tells of one."""
+    match told:
+        case Deliver(header=header, event=ev.PodReady(incarnation=incarnation)):
+            return incarnation if header.epoch is not None else None
+        case Synced(header=header, body=body) if header.epoch is not None:
+            rows = FleetSnapshot.from_wire(body).pods
+            return next((r.incarnation for r in rows if r.name == pod and r.endpoint), None)
+        case _:
+            return None
+
+
+async def draw(client: AsyncClient, transcript: Transcript, told: Told) -> list[Any]:
+    """Return the lines of what was told, with what an event or a snapshot only refers to."""
+    match told:
+        case Synced(header=header, body=body) if header.epoch is None:
+            snapshot = Snapshot.from_wire(body)
+            missing = transcript.missing(snapshot)
+            earlier = await _entries(client, transcript.pod, missing) if missing else ()
+            return transcript.sync(header.incarnation, snapshot, earlier)
+        case Deliver(header=header, event=ev.LogEvent(omitted=int()) as event):
+            told = Deliver(header, await _completed(client, transcript.pod, event))
+    return transcript.take(told, asyncio.get_running_loop().time())
+
+
+async def _entries(client: AsyncClient, pod: str, wanted: Missing) -> tuple[Entry, ...]:
+    """Return all entries that are wanted, or none: a pod that is gone has none to give."""
+    entries: list[Entry] = []
+    while (at := wanted.first + len(entries)) < wanted.end:
+        asked = m.GetHistory(
+            segment_id=wanted.segment_id,
+            since=m.HistoryPosition(index=at),
+            limit=min(PAGE, wanted.end - at),
+        )
+        try:
+            history: m.History = await client.send(pod, asked)
+        except PodsupError:
+            return ()
+        if not history.entries:
+            return ()
+        entries += history.entries
+    return tuple(entries)
+
+
+async def _completed(client: AsyncClient, pod: str, event: ev.LogEvent) -> ev.LogEvent:
+    """Return the event with the entry that was too large to be published."""
+    from supervisor.transcript import Missing
+
+    place = Missing(event.segment_id, event.index, event.index + 1)
+    entries = await _entries(client, pod, place)
+    if not entries:
+        return event
+    return ev.EntryEvent(
+        segment_id=event.segment_id,
+        index=event.index,
+        ts=event.ts,
+        entry=entries[0],
+        block=event.block if isinstance(event, ev.EntryEvent) else None,
+    )
+
+
+def _is_snapshot(told: Told) -> bool:
+    return isinstance(told, Synced) and told.header.epoch is None
+
+
+def _raise_if_ended(pod: str, told: Told) -> None:
+    match told:
+        case Deliver(event=ev.PodStopped(cause=cause)):
+            raise _ended(pod, f"stopped: {cause}")
+        case Deliver(event=ev.PodFailed(cause=cause)):
+            raise _ended(pod, f"failed: {cause}")
+        case Deliver(event=ev.PodDeleted()):
+            raise _ended(pod, "deleted")
+
+
+def _ended(pod: str, how: str) -> Unreachable:
+    return Unreachable(f"pod {pod} is {how}", next_step=f"podsup why {pod}", pod=pod)
+
+
+def _row_of(told: Told) -> dict[str, Any] | None:
+    match told:
+        case Synced(header=header, body=body) if header.epoch is None:
+            return {"type": "snapshot", "incarnation": header.incarnation, "data": body}
+        case Gap(lane=lane, first=first, last=last):
+            return {"type": "gap", "lane": lane, "from": first, "to": last}
+        case Deliver(header=header, event=event) if _is_news(told):
+            return {
+                "type": "event",
+                "pod": header.pod,
+                "incarnation": header.incarnation,
+                "lane": header.lane,
+                "seq": header.seq,
+                "ts_ms": header.ts_ms,
+                "event": event.event,
+                "data": event.to_wire(),
+            }
+        case _:
+            return None
+
+
+def _is_news(told: Deliver) -> bool:
+    """Whether it is the pod's own word, or the fleet's; not the pod's, passed on by the fleet."""
+    return told.header.epoch is None or told.header.seq == 0

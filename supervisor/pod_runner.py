@@ -1,0 +1,266 @@
+"""From `Fork` to `TreeGone`.
+
+What the daemon does for each pod's process, in the order the table needs.
+
+    wanted ─► prepared on disk ─► fork ─► hello ─► adopted on disk ─► followed, welcome exit seen ─►
+    what waits for it answered ─► tree proven gone ─► written down ─► claim released or renewed
+
+Starts that are wanted in one turn of the loop, and hellos that come in one, share one trip to the
+disk. Every `Fork` is answered by exactly one of Forked, ForkFailed and StartRefused; a fork that
+failed is proven first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from protocol import control as c
+from protocol.errors import Internal, PodsupError
+from protocol.status import Lane
+from protocol.transport import Transport
+from protocol.watch import Watch
+from protocol.wire import pack
+from supervisor import broker as b
+from supervisor import life_lock
+from supervisor.background import Background, say, wall_ms
+from supervisor.core import fleet as f
+from supervisor.core import stimuli as s
+from supervisor.core.allocations import Adoption
+from supervisor.core.fleet_record import Exited, Forked
+from supervisor.identity import identity_of
+from supervisor.journal import Journal
+from supervisor.logs import log_files, tail
+from supervisor.paths import Paths
+from supervisor.processes import ExitStatus, Processes, ZygoteDied
+from supervisor.scope_table import ScopeTable
+from supervisor.starting import Prepared, Starter, Wanted
+from supervisor.watcher import Told, Watcher
+
+
+@dataclass(slots=True)
+class Born:
+    """One incarnation from its preparation on; `early_hello` overtook the answer to its fork."""
+
+    prepared: Prepared
+    pid: int | None = None
+    early_hello: b.HelloAsked | None = None
+
+
+class PodRunner:
+    """The processes of one fleet. `feed` takes stimuli, `out` what the broker returns."""
+
+    def __init__(
+        self,
+        *,
+        fleet: f.Fleet,
+        broker: b.Broker,
+        paths: Paths,
+        journal: Journal,
+        table: ScopeTable,
+        starter: Starter,
+        transport: Transport,
+        background: Background,
+        environment: dict[str, str],
+        feed: Callable[[f.Stimulus], None],
+        out: Callable[[list[b.Out]], None],
+        on_told: Callable[[str, Told], None],
+        before_exit: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._fleet = fleet
+        self._broker = broker
+        self._paths = paths
+        self._journal = journal
+        self._table = table
+        self._starter = starter
+        self._transport = transport
+        self._background = background
+        self._feed = feed
+        self._out = out
+        self._on_told = on_told
+        self._before_exit = before_exit
+        self._born: dict[str, Born] = {}
+        self._pids: dict[int, str] = {}
+        self._to_fork: dict[str, int] = {}
+        self._hellos: list[b.HelloAsked] = []
+        self._watches: dict[str, Watcher] = {}
+        self.processes = Processes(on_exit=self._on_exit, environment=environment, log=say)
+
+    # -- starting
+
+    def want(self, pod: str, incarnation: int) -> None:
+        """Start an incarnation, together with all others that are wanted in this turn of the loop."""
+        self._to_fork[pod] = incarnation
+        if len(self._to_fork) == 1:
+            self._loop.call_soon(lambda: self._background.spawn(self._fork_wanted()))
+
+    async def _fork_wanted(self) -> None:
+        wanted, self._to_fork = self._to_fork, {}
+        starts = [Wanted(self._fleet.members[pod].manifest, n) for pod, n in wanted.items()]
+        try:
+            outcomes = await self._background.on_disk(self._starter.prepare, starts)
+        except (OSError, PodsupError) as error:
+            for one in starts:
+                failed = s.ForkFailed(one.incarnation, f"cannot prepare a start: {error}")
+                self._feed(f.PodStimulus(one.manifest.name, failed))
+            return
+        for one, outcome in zip(starts, outcomes, strict=True):
+            if isinstance(outcome, PodsupError):
+                refused = s.StartRefused(one.incarnation, outcome.code, str(outcome))
+                self._feed(f.PodStimulus(one.manifest.name, refused))
+            else:
+                self._background.spawn(self._fork(outcome))
+
+    async def _fork(self, prepared: Prepared) -> None:
+        name, incarnation = prepared.name, prepared.incarnation
+        born = self._born[name] = Born(prepared)
+        self._broker.trust_pod(name, incarnation, prepared.token)
+        try:
+            process = await self.processes.fork(
+                pack(prepared.birth), prepared.log_fd, prepared.lock_fd
+            )
+        except (ZygoteDied, Internal) as error:
+            prepared.close()
+            await self.processes.end_all_strays()
+            self._feed(f.PodStimulus(name, s.ForkFailed(incarnation, str(error))))
+            return
+        finally:
+            prepared.close_log()
+        self._pids[process.pid] = name
+        born.pid = process.pid
+        self._feed(f.PodStimulus(name, s.Forked(incarnation, process.pid)))
+        if born.early_hello is not None:
+            self.on_hello(born.early_hello)
+
+    def on_hello(self, asked: b.HelloAsked) -> None:
+        """Adopt it with the others of this moment.
+
+        One that overtook its fork's answer waits for it.
+        """
+        born = self._born.get(asked.sender.name)
+        if born is not None and born.pid is None:
+            born.early_hello = asked
+            return
+        self._hellos.append(asked)
+        if len(self._hellos) == 1:
+            self._background.spawn(self._adopt())
+
+    async def _adopt(self) -> None:
+        hellos, self._hellos = self._hellos, []
+        outcomes = await self._background.on_disk(self._adopt_on_disk, hellos)
+        for asked, outcome in zip(hellos, outcomes, strict=True):
+            if isinstance(outcome, PodsupError):
+                say(f"{asked.sender.name}: hello refused: {outcome}")
+                self._out([self._broker.refuse(asked.route, asked.request_id, outcome)])
+                continue
+            name = asked.sender.name
+            if (born := self._born.get(name)) is not None:
+                born.prepared.close_lock()
+            self._broker.bind(asked.route, asked.sender)
+            self._follow(name, asked.hello.endpoint)
+            welcome = c.Welcome(number=outcome)
+            self._out([self._broker.reply(asked.route, asked.request_id, welcome)])
+            self._feed(f.Hello(name, asked.hello))
+
+    def _adopt_on_disk(self, hellos: list[b.HelloAsked]) -> list[int | PodsupError]:
+        adoptions: list[Adoption] = []
+        forked: list[Forked] = []
+        outcomes: list[int | PodsupError] = []
+        for asked in hellos:
+            name, born = asked.sender.name, self._born.get(asked.sender.name)
+            identity = identity_of(born.pid) if born and born.pid else None
+            if born is None or identity is None:
+                outcomes.append(Internal("the pod that said hello is gone"))
+                continue
+            outcomes.append(0)
+            adoptions.append(Adoption(name, born.prepared.token, identity))
+            incarnation = asked.hello.incarnation
+            forked.append(Forked(pod=name, incarnation=incarnation, identity=identity))
+        rows = iter(self._table.adopt_many(adoptions))
+        self._journal.append(*forked)
+        for index, outcome in enumerate(outcomes):
+            if not isinstance(outcome, PodsupError):
+                row = next(rows)
+                outcomes[index] = row if isinstance(row, PodsupError) else row.lend_number
+        return outcomes
+
+    # -- watching
+
+    def _follow(self, name: str, endpoint: str) -> None:
+        self._unfollow(name)
+        self._watches[name] = Watcher(
+            self._transport,
+            endpoint,
+            Watch(lambda: secrets.token_hex(8), (Lane.STATE,), complete=True),
+            on_told=partial(self._on_told, name),
+            clock=time.monotonic,
+        )
+
+    def _unfollow(self, name: str) -> None:
+        if (watch := self._watches.pop(name, None)) is not None:
+            watch.close()
+
+    def drain_and_tick(self) -> None:
+        """Take what the pods have published; ask again where something is missing."""
+        for watch in list(self._watches.values()):
+            watch.drain()
+            watch.tick()
+
+    # -- ending
+
+    def _on_exit(self, pid: int, status: ExitStatus) -> None:
+        name = self._pids.pop(pid, None)
+        if name is None or name not in self._fleet.members:
+            return
+        incarnation = self._fleet.members[name].life.incarnation
+        if (watch := self._watches.get(name)) is not None:
+            watch.drain()
+        self._before_exit()
+        files = [] if status.code == 0 else log_files(self._paths.data, name)
+        last = tail(files[-1]) if files else ""
+        self._out(self._broker.drop_pod(name))
+        exited = f.exit_of(status.code, status.signal, last)
+        self._feed(f.PodStimulus(name, s.Exited(incarnation, exited)))
+
+    async def end_tree(self, name: str, incarnation: int, pid: int | None) -> None:
+        """Prove that nothing of a dead pod is left, write it down, and say so."""
+        if (born := self._born.get(name)) is not None:
+            born.prepared.close_lock()
+        lock = self._table.life_lock(name, incarnation)
+        await self.processes.end_tree(pid or 0, lambda: life_lock.is_free(lock) is not False)
+        self._unfollow(name)
+        fleet = self._fleet.name
+        self._paths.pod_socket(fleet, name, incarnation).unlink(missing_ok=True)
+        member = self._fleet.members.get(name)
+        last = member.life.last_exit if member else None
+        record = Exited(
+            pod=name,
+            incarnation=incarnation,
+            cause=last.cause if last else "",
+            code=last.code if last else None,
+            signal=last.signal if last else None,
+            at=wall_ms(),
+        )
+        await self._background.on_disk(self._journal.append, record)
+        self._feed(f.PodStimulus(name, s.TreeGone(incarnation)))
+
+    def release(self, name: str) -> None:
+        """Give a claim back; blocks."""
+        born = self._born.get(name)
+        if born is None:
+            return
+        try:
+            self._table.release(name, born.prepared.token)
+        except PodsupError as error:
+            say(f"alert: {name}: its claim was not released: {error}")
+
+    def close(self) -> None:
+        """Follow nobody any more and end the fork server; the pods must be gone."""
+        for name in list(self._watches):
+            self._unfollow(name)
+        self.processes.close()

@@ -1,0 +1,395 @@
+"""The notify buffer: on disk before it is answered, handed on once, and given back when a run was not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podproc.notifications import CAPACITY, Arrived, Inbox
+from podproc.session.line import decode_line
+from protocol.entries import SystemItem
+from protocol.errors import Internal
+from protocol.status import Trigger
+
+
+def message(
+    key: str, *, wakes: bool = True, kind: str = "notification", from_parent: bool = False
+) -> Arrived:
+    item = SystemItem(kind=kind, body=f"body of {key}")
+    return Arrived(ts=1, id=key, item=item, wakes=wakes, request=key, from_parent=from_parent)
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, logged: Collection[str] = ()) -> Iterator[Inbox]:
+    inbox = Inbox(path, logged=logged)
+    try:
+        yield inbox
+    finally:
+        inbox.close()
+
+
+def put(inbox: Inbox, *keys: str, run: int = 0, **settings: Any) -> list[str | None]:
+    return [inbox.store(message(key, **settings), run=run) for key in keys]
+
+
+def taken(inbox: Inbox) -> list[str]:
+    return [one.id for one in inbox.take()]
+
+
+def left(path: Path, *, logged: Collection[str] = ()) -> list[str]:
+    """Return what waits after a restart."""
+    with opened(path, logged=logged) as inbox:
+        return taken(inbox)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [decode_line(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "pods" / "alice" / "inbox.jsonl"
+
+
+class FullDisk:
+    """Writes fail from the n-th on; with `takes`, only after so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, after: int = 0, takes: int = 0) -> None:
+        self._write, self._after, self._takes = os.write, after, takes
+        self._patch = monkeypatch
+        monkeypatch.setattr(os, "write", self.write)
+
+    def mend(self) -> None:
+        """Have room again."""
+        self._patch.setattr(os, "write", self._write)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Write, or not."""
+        self._after -= 1
+        if self._after >= 0:
+            return self._write(fd, data)
+        if self._takes:
+            return self._write(fd, data[: self._takes])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# -- what is stored ------------------------------------------------------------------------------
+
+
+def test_a_message_is_on_disk_when_store_returns(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        [line] = lines(path)
+    assert (line["kind"], line["id"], line["item"]["body"]) == ("arrived", "a", "body of a")
+
+
+def test_what_waits_survives_a_restart_in_order(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "b", "c")
+    assert left(path) == ["a", "b", "c"]
+
+
+def test_the_first_in_is_the_first_out(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "b", "a")
+        assert taken(inbox) == ["b", "a"]
+        assert taken(inbox) == []
+
+
+def test_the_folder_and_the_file_are_for_their_owner_alone(path: Path) -> None:
+    with opened(path):
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_message_that_is_known_is_not_stored_again(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "a")
+        assert len(lines(path)) == 1
+        assert inbox.knows("a")
+        assert not inbox.knows("b")
+
+
+def test_a_message_is_known_after_it_was_delivered_and_after_a_restart(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        inbox.settle(ts=2)
+    with opened(path) as inbox:
+        assert inbox.knows("a")
+
+
+def test_no_id_is_never_known(path: Path) -> None:
+    with opened(path) as inbox:
+        inbox.store(Arrived(ts=1, id="x", item=SystemItem(kind="k", body="b"), wakes=True), run=0)
+        assert not inbox.knows("")
+
+
+def test_beyond_128_the_oldest_is_dropped_with_an_alert_and_for_good(path: Path) -> None:
+    keys = [f"m{number}" for number in range(CAPACITY + 2)]
+    with opened(path) as inbox:
+        alerts = put(inbox, *keys)
+        assert alerts[:CAPACITY] == [None] * CAPACITY
+        assert all(alert and "128" in alert for alert in alerts[CAPACITY:])
+    assert CAPACITY == 128
+    assert left(path) == keys[2:]
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("takes", [0, 7])
+def test_a_message_that_cannot_be_written_is_not_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch, takes: int
+) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        disk = FullDisk(monkeypatch, takes=takes)
+        with pytest.raises(Internal, match="inbox"):
+            put(inbox, "b")
+        disk.mend()
+        assert not inbox.knows("b")
+        put(inbox, "c")
+        assert taken(inbox) == ["a", "c"]
+    assert left(path) == ["a", "c"]
+
+
+def test_a_message_that_has_no_room_since_the_drop_of_another_was_not_written_is_not_held(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"m{number}" for number in range(CAPACITY)]
+    with opened(path) as inbox:
+        put(inbox, *keys)
+        disk = FullDisk(monkeypatch, after=1)
+        with contextlib.suppress(Internal):
+            put(inbox, "one more")
+            keys = [*keys[1:], "one more"]
+        disk.mend()
+        assert taken(inbox) == keys
+
+
+def test_a_torn_last_line_was_never_committed(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "b")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with opened(path) as inbox:
+        put(inbox, "c")
+        assert taken(inbox) == ["a", "c"]
+    assert left(path) == ["a", "c"]
+
+
+@given(st.integers(0, 400))
+def test_a_file_cut_anywhere_gives_the_messages_whose_lines_are_whole(
+    tmp_path_factory: pytest.TempPathFactory, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "inbox.jsonl"
+    with opened(path) as inbox:
+        put(inbox, "a", "b", "c")
+    data = path.read_bytes()[:size]
+    path.write_bytes(data)
+    assert left(path) == ["a", "b", "c"][: data.count(b"\n")]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"not json", b"", b"\0\0\0", b'{"kind":"arrived","crc":"00000000"}', b"\xff\xfe"]
+)
+def test_a_bad_line_does_not_keep_the_pod_from_starting(path: Path, bad: bytes) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+    first = path.read_bytes()
+    path.write_bytes(first + bad + b"\n")
+    with opened(path) as inbox:
+        put(inbox, "b")
+    assert left(path) == ["a", "b"]
+    assert path.read_bytes().startswith(first + bad + b"\n")
+
+
+def test_a_line_of_a_newer_writer_does_not_keep_the_pod_from_starting(path: Path) -> None:
+    from podproc.session.line import encode_line
+    from protocol.base import Wire
+
+    class Newer(Wire):
+        kind: str
+        ts: int = 1
+
+    with opened(path) as inbox:
+        put(inbox, "a")
+    with path.open("ab") as file:
+        file.write(encode_line(Newer(kind="postponed")))
+        file.write(encode_line(Newer(kind="arrived")))
+    assert left(path) == ["a"]
+
+
+# -- delivery ------------------------------------------------------------------------------------
+
+
+def test_what_a_run_consumed_is_marked_at_its_end(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "b")
+        inbox.take()
+        put(inbox, "c")
+        inbox.settle(ts=9)
+        assert lines(path)[-1] == {"kind": "delivered", "ts": 9, "ids": ["a", "b"]}
+    assert left(path) == ["c"]
+
+
+def test_a_run_that_consumed_nothing_marks_nothing(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        before = path.read_bytes()
+        assert not inbox.settle(ts=9)
+        assert path.read_bytes() == before
+
+
+def test_a_run_that_was_taken_back_gives_back_what_it_consumed_in_front(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "b")
+        inbox.take()
+        put(inbox, "c")
+        inbox.give_back()
+        assert taken(inbox) == ["a", "b", "c"]
+    assert left(path) == ["a", "b", "c"]
+
+
+def test_messages_taken_in_two_turns_of_a_run_are_given_back_in_order(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        put(inbox, "b")
+        inbox.take()
+        put(inbox, "c")
+        inbox.give_back()
+        assert taken(inbox) == ["a", "b", "c"]
+
+
+def test_what_was_given_back_is_settled_by_the_run_that_takes_it_next(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        inbox.give_back()
+        inbox.take()
+        inbox.settle(ts=9)
+    assert left(path) == []
+
+
+def test_a_message_in_the_log_is_not_delivered_again_after_a_crash_before_its_mark(
+    path: Path,
+) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", "b")
+        inbox.take()
+    assert left(path, logged={"a"}) == ["b"]
+
+
+def test_a_message_that_was_taken_and_neither_logged_nor_marked_is_delivered_after_a_crash(
+    path: Path,
+) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+    assert left(path) == ["a"]
+
+
+def test_a_mark_holds_when_the_log_no_longer_has_the_message(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        inbox.settle(ts=9)
+    assert left(path, logged=()) == []
+
+
+def test_a_run_that_consumed_a_message_of_its_parent_is_told_so_once(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        put(inbox, "b", from_parent=True)
+        inbox.take()
+        assert inbox.settle(ts=2)
+        put(inbox, "c")
+        inbox.take()
+        assert not inbox.settle(ts=3)
+
+
+# -- what wakes ----------------------------------------------------------------------------------
+
+
+def test_only_what_may_wake_wakes(path: Path) -> None:
+    with opened(path) as inbox:
+        assert inbox.waking() is None
+        put(inbox, "a", wakes=False)
+        assert inbox.waking() is None
+        put(inbox, "b")
+        assert inbox.waking() is Trigger.NOTIFY
+        put(inbox, "c", kind="pod_event")
+        assert inbox.waking() is Trigger.POD_EVENT
+        inbox.take()
+        assert inbox.waking() is None
+
+
+def test_what_came_after_the_last_request_of_a_run_is_still_there_to_wake(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", run=1)
+        inbox.take()
+        put(inbox, "late", run=1)
+        inbox.settle(ts=2)
+        assert inbox.waking() is Trigger.NOTIFY
+        assert inbox.waking(since_run=1) is Trigger.NOTIFY
+        assert inbox.waking(since_run=2) is None
+
+
+def test_what_was_given_back_wakes_as_before(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", run=1)
+        inbox.take()
+        inbox.give_back()
+        assert inbox.waking(since_run=1) is Trigger.NOTIFY
+
+
+def test_what_waits_from_before_a_restart_wakes_but_arrived_in_no_run(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", run=5)
+    with opened(path) as inbox:
+        assert inbox.waking() is Trigger.NOTIFY
+        assert inbox.waking(since_run=1) is None
+
+
+# -- whatever happens ----------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(["store", "take", "settle", "give back", "restart"]), max_size=25))
+def test_whatever_happens_each_message_is_settled_once_or_waits(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("inbox") / "inbox.jsonl"
+    inbox = Inbox(path, logged=())
+    stored: list[str] = []
+    settled: list[str] = []
+    on_the_way: list[str] = []
+    try:
+        for step in steps:
+            match step:
+                case "store":
+                    stored.append(f"m{len(stored)}")
+                    put(inbox, stored[-1])
+                case "take":
+                    on_the_way += taken(inbox)
+                case "settle":
+                    inbox.settle(ts=1)
+                    settled, on_the_way = settled + on_the_way, []
+                case "give back":
+                    inbox.give_back()
+                    on_the_way = []
+                case "restart":
+                    inbox.close()
+                    inbox, on_the_way = Inbox(path, logged=()), []
+        assert settled + on_the_way + taken(inbox) == stored
+    finally:
+        inbox.close()
