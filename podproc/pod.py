@@ -293,6 +293,12 @@ class Pod:
             self.feed(t.RunOver(t.Ending.STOPPED, output=False))
             return
         self._engine_task = self._spawn(self._run_engine())
+        self._engine_task.add_done_callback(self._on_engine_done)
+
+    def _on_engine_done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # before its first step: the engine itself never got to say so
+            self._engine_task = None
+            self.feed(t.RunOver(t.Ending.STOPPED, output=False))
 
     async def _run_engine(self) -> None:
         over = await self._engine.run()

@@ -4,9 +4,8 @@
 the instructions out in the order given; what can fail or takes time (a log append, a run, a
 compaction) comes back as a stimulus. So a run lives like this:
 
-    Asked(run) ─► Begin ─► Begun ─► publish, reply, StartEngine ─► RunOver ─► Close ─► Closed ─►
-    run_end,
-              the log append           status, report, jobs, leave or next run          the log append
+    Asked(run) ─► Begin ─► (append) ─► Begun ─► publish, reply, StartEngine
+               ─► RunOver ─► Close ─► (append) ─► Closed ─► run_end, status, report, what is next
 
 The status is `running` from the moment a run is staged: a second `run` is refused, and a cancel or
 pause reaches it even before its first request. What each method does in each column is `METHODS`,

@@ -4,7 +4,7 @@ Every pod is forked from here, in about the time the kernel needs to copy a page
 paying a second of imports each. What makes that safe:
 
   - exactly one thread and no ZeroMQ context, ever; it refuses to fork otherwise;
-  - `gc.collect(); gc.freeze()` before the first fork: else a collection in a child copies every page;
+  - `gc.collect(); gc.freeze()` before the first fork: else one in a child copies every page;
   - the child keeps stdio (its log file) and its life lock, and closes every other descriptor.
 
 It watches its children without reaping them (`WNOWAIT`): a pid stays a zombie, and so cannot be

@@ -172,7 +172,7 @@ class Answered(Generic[R]):
         self._keep_s = keep_s
 
     def begin(self, sender: str, request_id: str, now: float) -> R | InProgress | None:
-        """Return the earlier answer, InProgress, or None for a new request, which is noted as begun."""
+        """Return the earlier answer, InProgress, or None for a new request, now begun."""
         self._forget(now)
         key = (sender, request_id)
         if key in self._begun:

@@ -6,7 +6,7 @@ A publisher has three lanes that leave by one socket. Each event gets the next n
 and stays in that lane's ring until newer ones push it out. A subscriber asks by subscribing:
 
     ~hello/<nonce>                    -> a snapshot on that very topic, so only the asker gets it
-    replay/<nonce>/<lane>/<from>      -> the ring from that number on, on that topic, then an end mark
+    replay/<nonce>/<lane>/<from>      -> the ring from that number on, there, then an end mark
 
 A replay message is `[asked topic, event topic, header, body]`; its end mark has an empty event
 topic and a body `{lane, oldest, newest}`: a subscriber that asked for less than `oldest` has lost

@@ -1,4 +1,4 @@
-"""Small figures that stand in many messages, apart from them so that a message is cheap to import."""
+"""Small figures that stand in many messages, apart so that those are cheap to import."""
 
 from __future__ import annotations
 

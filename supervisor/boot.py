@@ -66,7 +66,8 @@ def launch(boot: Boot, log: Path) -> int:
     Raises the PodsupError it refused with.
     """
     reading, writing = os.pipe()
-    with log.open("ab") as output:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with os.fdopen(os.open(log, flags, 0o600), "ab") as output:
         daemon = subprocess.Popen(
             [sys.executable, "-m", "supervisor.daemon", str(writing)],
             stdin=subprocess.PIPE,

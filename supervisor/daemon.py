@@ -420,13 +420,16 @@ class Daemon:
         self._taken.journal.append(done)
 
     def _write_wish(self, pod: str, desired: Any) -> None:
-        self._taken.journal.append(Desired(pod=pod, desired=desired))
+        known = self._taken.journal.record.pods.get(pod)
+        if known is None or known.desired != desired:
+            self._taken.journal.append(Desired(pod=pod, desired=desired))
         self._change_metadata(pod, {"desired": desired})
 
     def _change_metadata(self, pod: str, changes: dict[str, Any]) -> None:
         store = self._taken.store
-        if (known := store.load(pod)) is not None:
-            store.save(known.model_copy(update=changes))
+        known = store.load(pod)
+        if known is not None and (changed := known.model_copy(update=changes)) != known:
+            store.save(changed)
 
     def _forget(self, pod: str) -> None:
         self._taken.journal.append(Deleted(pod=pod))

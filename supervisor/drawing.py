@@ -112,7 +112,11 @@ def draw_entry(
             return [note(f"the pod began a run by itself: {trigger}")]
         case en.SegmentStart():
             return _draw_segment_start(entry, calls, with_history)
-        case en.RunCompleted(result=result, reason=reason) if result is not RunResult.FINISHED:
+        case en.RunCompleted(result=RunResult.FINISHED):
+            return []
+        case en.RunCompleted(result=RunResult.PAUSED, reason=None):
+            return []  # the status says it, where it still holds
+        case en.RunCompleted(result=result, reason=reason):
             return [note(f"run {result}" + (f": {reason}" if reason else ""))]
         case en.RunErrored(code=code, message=message):
             return [failure(code, message)]

@@ -87,6 +87,8 @@ class PodRunner:
         self._born: dict[str, Born] = {}
         self._pids: dict[int, str] = {}
         self._to_fork: dict[str, int] = {}
+        self._forking = False
+        self._adopting = False
         self._hellos: list[b.HelloAsked] = []
         self._watches: dict[str, Watcher] = {}
         self.processes = Processes(on_exit=self._on_exit, environment=environment, log=say)
@@ -94,13 +96,22 @@ class PodRunner:
     # -- starting
 
     def want(self, pod: str, incarnation: int) -> None:
-        """Start an incarnation, together with all others that are wanted in this turn of the loop."""
+        """Start an incarnation, together with all others wanted in this turn of the loop."""
         self._to_fork[pod] = incarnation
-        if len(self._to_fork) == 1:
+        if not self._forking:
+            self._forking = True
             self._loop.call_soon(lambda: self._background.spawn(self._fork_wanted()))
 
     async def _fork_wanted(self) -> None:
-        wanted, self._to_fork = self._to_fork, {}
+        """Prepare all that are wanted, then those that came meanwhile: each trip takes who is there."""
+        try:
+            while self._to_fork:
+                wanted, self._to_fork = self._to_fork, {}
+                await self._prepare_and_fork(wanted)
+        finally:
+            self._forking = False
+
+    async def _prepare_and_fork(self, wanted: dict[str, int]) -> None:
         starts = [Wanted(self._fleet.members[pod].manifest, n) for pod, n in wanted.items()]
         try:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
@@ -147,11 +158,19 @@ class PodRunner:
             born.early_hello = asked
             return
         self._hellos.append(asked)
-        if len(self._hellos) == 1:
-            self._background.spawn(self._adopt())
+        if not self._adopting:
+            self._adopting = True
+            self._background.spawn(self._adopt_all())
 
-    async def _adopt(self) -> None:
-        hellos, self._hellos = self._hellos, []
+    async def _adopt_all(self) -> None:
+        try:
+            while self._hellos:
+                hellos, self._hellos = self._hellos, []
+                await self._adopt(hellos)
+        finally:
+            self._adopting = False
+
+    async def _adopt(self, hellos: list[b.HelloAsked]) -> None:
         outcomes = await self._background.on_disk(self._adopt_on_disk, hellos)
         for asked, outcome in zip(hellos, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
@@ -246,7 +265,8 @@ class PodRunner:
             signal=last.signal if last else None,
             at=wall_ms(),
         )
-        await self._background.on_disk(self._journal.append, record)
+        # Not awaited: the disk keeps its order, so this is written before the next intent.
+        self._background.spawn(self._background.on_disk(self._journal.append, record))
         self._feed(f.PodStimulus(name, s.TreeGone(incarnation)))
 
     def release(self, name: str) -> None:

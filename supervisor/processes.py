@@ -255,10 +255,12 @@ class Processes:
         quiet = 0
         pause = SCAN_S
         while quiet < 2:
-            quiet = quiet + 1 if self._end_strays() == 0 and lock_is_free() else 0
-            if quiet < 2:
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, 0.1) if quiet == 0 else SCAN_S
+            if self._end_strays() == 0 and lock_is_free():
+                quiet += 1
+                continue
+            quiet = 0
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
         self._reap(pid)
 
     async def end_all_strays(self) -> None:

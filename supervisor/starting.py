@@ -92,7 +92,6 @@ class Starter:
         try:
             lock_fd = life_lock.take(self._table.life_lock(name, wanted.incarnation))
             meta = self._metadata(wanted)
-            self._store.save(meta)
             log_fd = open_log(self._paths.data, name, wanted.incarnation)
             birth = self._birth(wanted, meta)
         except PodsupError as error:
@@ -102,26 +101,29 @@ class Starter:
         return Prepared(name, wanted.incarnation, birth.token, birth, log_fd, lock_fd)
 
     def _metadata(self, wanted: Wanted) -> PodMetadata:
+        """Return the pod's record; it is written when it says anything new.
+
+        The incarnation alone is nothing new: the journal's intent has it.
+        """
         manifest = wanted.manifest
         known = self._store.load(manifest.name)
-        if known is not None:
-            changes = {
-                "incarnation": wanted.incarnation,
-                "manifest": manifest.to_wire(),
-                "desired": "up",
-            }
-            return known.model_copy(update=changes)
-        now_ms = time.time_ns() // 1_000_000
-        return PodMetadata(
-            name=manifest.name,
-            fleet=manifest.fleet,
-            workspace=manifest.workspace,
-            session_id=uuid7(now_ms, os.urandom(10)),
-            segment_id=uuid7(now_ms, os.urandom(10)),
-            incarnation=wanted.incarnation,
-            manifest=manifest.to_wire(),
-            created_ms=now_ms,
-        )
+        if known is None:
+            now_ms = time.time_ns() // 1_000_000
+            meta = PodMetadata(
+                name=manifest.name,
+                fleet=manifest.fleet,
+                workspace=manifest.workspace,
+                session_id=uuid7(now_ms, os.urandom(10)),
+                segment_id=uuid7(now_ms, os.urandom(10)),
+                incarnation=wanted.incarnation,
+                manifest=manifest.to_wire(),
+                created_ms=now_ms,
+            )
+        else:
+            meta = known.model_copy(update={"manifest": manifest.to_wire(), "desired": "up"})
+        if meta != known:
+            self._store.save(meta.model_copy(update={"incarnation": wanted.incarnation}))
+        return meta
 
     def _birth(self, wanted: Wanted, meta: PodMetadata) -> Birth:
         manifest, paths = wanted.manifest, self._paths

@@ -315,7 +315,8 @@ def entry_of(event: ev.LogEvent) -> en.Entry | None:
 def _draw_trouble(event: ev.StreamEvent) -> list[Line]:
     match event:
         case ev.LlmRetry(failed_attempt=failed, max_attempts=most, wait_ms=wait_ms):
-            why = one_line((f"HTTP {event.status}: " if event.status else "") + event.error)
+            status = f"HTTP {event.status}" if event.status else ""
+            why = one_line(": ".join(filter(None, (status, event.error))))
             following = f"the next in {wait_ms / 1000:.1f} s"
             return [Line(f"! attempt {failed} of {most} failed ({why}); {following}", Style.WARN)]
         case ev.LlmContinuation(attempt=attempt, max_attempts=most, reason=reason):

@@ -29,8 +29,7 @@ class Command(StrEnum):
 def command_of(line: str) -> Command | str | None:
     """Return the command that the line is, or its word where there is no such command.
 
-    None for input. Only a line that is a slash and one word is a command: `/etc/hosts is wrong` is
-    input.
+    None for input: only a slash with one word alone is a command, `/etc/hosts is wrong` is not.
     """
     found = _COMMAND.fullmatch(line.strip())
     if found is None:

@@ -245,6 +245,7 @@ class Fleet:
         self.epoch = epoch
         self.members: dict[str, Member] = {}
         self.operations: OrderedDict[str, Operation] = OrderedDict()
+        self._running: dict[str, Operation] = {}
         self._answered: Answered[tuple[bool, Wire]] = Answered()
         self._ending: tuple[int, str] | None = None
         self._ended = False
@@ -272,7 +273,7 @@ class Fleet:
         names = tuple(pods)
         since = {n: self.members[n].life.incarnation for n in names if n in self.members}
         operation = Operation(request_id, kind, names, since)
-        self.operations[request_id] = operation
+        self.operations[request_id] = self._running[request_id] = operation
         while len(self.operations) > KEPT:
             self.operations.popitem(last=False)
         return operation
@@ -426,6 +427,8 @@ class Fleet:
         if member is None or member.life.incarnation != incarnation or state_seq < member.heard:
             return []
         member.heard = state_seq
+        if member.is_ready and member.life.said is status:
+            return []
         return self._step(name, s.StatusChanged(incarnation, status))
 
     def _on_event(self, heard: EventHeard) -> list[Instruction]:
@@ -554,16 +557,18 @@ class Fleet:
     def _settle(self) -> list[Instruction]:
         """Look at what is waited for, and whether the fleet is over."""
         out: list[Instruction] = []
-        for operation in self.operations.values():
-            if operation.state != "running":
-                continue
+        for operation in list(self._running.values()):
             before = operation.message
-            if is_over(operation, self.members) or operation.message != before:
+            is_done = is_over(operation, self.members)
+            if is_done:
+                del self._running[operation.id]
+            if is_done or operation.message != before:
                 out.append(Publish("", 0, operation.event()))
-            if operation.kind.startswith("start") and operation.state == "failed":
+            if is_done and operation.kind.startswith("start") and operation.error is not None:
                 out += self._end_if_nothing_started()
-        gone = all(m.life.phase in NO_PROCESS for m in self.members.values())
-        if self._ending is not None and gone and not self._ended:
+        if self._ending is None or self._ended:
+            return out
+        if all(m.life.phase in NO_PROCESS for m in self.members.values()):
             self._ended = True
             out.append(EndFleet(*self._ending))
         return out

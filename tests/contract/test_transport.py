@@ -85,6 +85,16 @@ class Subscribed:
             self.socket.subscribe(topic)
 
 
+def sends_until_blocked(send: Callable[[int], None]) -> int:
+    """Send until the queue is full; returns how many were taken."""
+    for number in range(ENOUGH):
+        try:
+            send(number)
+        except WouldBlock:
+            return number
+    raise AssertionError("the queue is never full")
+
+
 # -- methods
 
 
@@ -142,10 +152,9 @@ def test_route_of_a_dealer_that_closed_becomes_unroutable(rig: Rig) -> None:
 def test_dealer_that_reads_nothing_blocks_its_router_alone_and_not_for_ever(rig: Rig) -> None:
     served, slow, quick = Served(rig), Dealt(rig), Dealt(rig)
     route, other = slow.greet(rig, served), quick.greet(rig, served)
-    sent = 0
-    with pytest.raises(WouldBlock):
-        for sent in range(ENOUGH):
-            served.socket.send(route, [sent.to_bytes(4, "big"), b"x" * 1000])
+    sent = sends_until_blocked(
+        lambda number: served.socket.send(route, [number.to_bytes(4, "big"), b"x" * 1000])
+    )
     assert sent >= 1000
     served.socket.send(other, [b"you are free"])
     rig.until(lambda: quick.got == [[b"you are free"]], "others are answered")
@@ -158,9 +167,7 @@ def test_dealer_that_reads_nothing_blocks_its_router_alone_and_not_for_ever(rig:
 def test_dealer_whose_queue_is_full_is_told(rig: Rig) -> None:
     Served(rig)
     dealt = Dealt(rig)
-    with pytest.raises(WouldBlock):
-        for _ in range(ENOUGH):
-            dealt.socket.send([b"x" * 1000])
+    assert sends_until_blocked(lambda number: dealt.socket.send([b"x" * 1000])) >= 1000
 
 
 def test_dealer_may_come_before_its_router_and_outlive_it(rig: Rig) -> None:
@@ -229,7 +236,13 @@ def test_socket_closed_by_its_own_callback_hands_over_nothing_more(rig: Rig) -> 
 def test_subscriber_gets_what_is_published_under_its_prefixes_in_order(rig: Rig) -> None:
     published, subscribed = Published(rig), Subscribed(rig, b"state/", b"log/al")
     rig.until(lambda: published.sees(b"state/", b"log/al"), "both subscriptions")
-    topics = [b"state/alice/status", b"log/alice/entry", b"log/bob/entry", b"stream/x", b"state/bob/x"]
+    topics = [
+        b"state/alice/status",
+        b"log/alice/entry",
+        b"log/bob/entry",
+        b"stream/x",
+        b"state/bob/x",
+    ]
     for number, topic in enumerate(topics):
         published.socket.send([topic, str(number).encode(), b"body"])
     rig.until(lambda: len(subscribed.got) == 3, "three events")
@@ -370,11 +383,9 @@ def test_endpoint_that_cannot_be_bound_is_an_error_with_a_name(
     rig = ZmqRig()
     transport = rig.transport()
     try:
+        bind = transport.router if kind == "router" else transport.publisher
         with pytest.raises(error) as caught:
-            if kind == "router":
-                transport.router(endpoint, lambda route, frames: None)
-            else:
-                transport.publisher(endpoint, lambda topic, is_on: None)
+            bind(endpoint, lambda one, other: None)
         assert endpoint in str(caught.value)
     finally:
         rig.close()  # must not hang for the socket that was never bound

@@ -1,7 +1,7 @@
 """Two transports behind one face, so that one test speaks of both.
 
-The memory twin delivers when told; ZeroMQ when its loop turns and the kernel feels like it. A test says
-`rig.until(condition)` and does not see which.
+The memory twin delivers when told; ZeroMQ when its loop turns and the kernel feels like it. A test
+says `rig.until(condition)` and does not see which.
 """
 
 from __future__ import annotations

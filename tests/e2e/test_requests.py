@@ -271,6 +271,10 @@ def test_repeated_pause_resume_and_cancel_are_answered_as_the_first_time(
         late = repeated(fleet_home, "alice", method, body, f"{method}-once")
         assert [one.code for one in late] == ["ok"] * len(late), f"{method}, when it is long done"
         assert row(client, "alice").status == after
+        if method == "resume":
+            old = repeated(fleet_home, "alice", "pause", m.Pause(), "pause-once")
+            assert {one.code for one in old} == {"ok"}
+            assert row(client, "alice").status == "running", "the old pause stops nothing again"
 
 
 def test_repeated_refusal_stays_a_refusal_when_the_pod_would_accept_by_now(

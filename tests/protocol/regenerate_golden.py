@@ -1,7 +1,7 @@
 """Write the golden files again: `python -m tests.protocol.regenerate_golden`.
 
-Refuses unless the change was meant: `tests.protocol.samples.REVISION` or `protocol.wire.VERSION` must be
-greater than what the files were written at.
+Refuses unless the change was meant: `tests.protocol.samples.REVISION` or `protocol.wire.VERSION`
+must be greater than what the files were written at.
 """
 
 from __future__ import annotations

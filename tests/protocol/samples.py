@@ -1,9 +1,9 @@
 """One hand-chosen sample of every message class, each showing all of its fields.
 
-What a class looks like on the wire is kept in `golden/`, one file per module of the protocol. A change
-to a message is a change of the protocol: `test_golden.py` fails until `REVISION` is raised here (or
-`protocol.wire.VERSION`, where an older reader would misunderstand a newer writer) and the files are
-written again with `python -m tests.protocol.regenerate_golden`.
+What a class looks like on the wire is kept in `golden/`. A change of a message is a change of the
+protocol: `test_golden.py` fails until `REVISION` is raised here (or `protocol.wire.VERSION`, where
+an older reader would misunderstand a newer writer) and the files are written again with
+`python -m tests.protocol.regenerate_golden`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from protocol.status import (
 )
 
 REVISION = 1
-"""Raise it with every change of a message that older readers survive; VERSION with every other one."""
+"""Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
 RULE = ScopeRule(target="/w/src", permission=Permission.WRITE, recursive=False)
@@ -475,4 +475,4 @@ SAMPLES: tuple[Wire, ...] = (
     RULE,
     Scope(allow=(RULE,), deny=(ScopeRule(target="/w/src/secret", permission=Permission.READ),)),
 )
-"""In the order of the modules; every class once."""
+"""Every class once."""

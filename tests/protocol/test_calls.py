@@ -1,4 +1,4 @@
-"""The three books of requests: one answer each, one effect each, within limits, until a deadline."""
+"""The three books of requests: one answer and one effect each, within limits, until a deadline."""
 
 from __future__ import annotations
 
@@ -185,11 +185,19 @@ def test_32_requests_of_one_sender_wait_for_one_target_and_no_more() -> None:
     assert relay.admit(call("one more")) is True
 
 
-def test_32_requests_of_one_sender_wait_however_many_connections_it_opens() -> None:
+def test_32_requests_of_one_pod_wait_however_many_connections_it_opens() -> None:
     relay = Relay()
     for number in range(32):
         assert relay.admit(call(str(number), sender="bob", asker=f"b{number}".encode())) is True
     assert isinstance(relay.admit(call("one more", sender="bob", asker=b"another")), Full)
+
+
+def test_operators_are_counted_by_connection_as_they_all_have_one_name() -> None:
+    relay = Relay()
+    for number in range(32):
+        relay.admit(call(str(number), asker=b"busy program"))
+    assert isinstance(relay.admit(call("more", asker=b"busy program")), Full)
+    assert relay.admit(call("more", asker=b"person")) is True
 
 
 def test_refused_request_leaves_nothing_waiting() -> None:

@@ -1,4 +1,4 @@
-"""Log entries: every kind decoded to its class, newer kinds carried, malformed known ones refused."""
+"""Log entries: every kind decoded to its class, newer kinds carried, malformed ones refused."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ from protocol.entries import (
 )
 from tests.protocol.samples import SAMPLES
 
-KINDS = """
-segment_start invoke user_input assistant_item tool_result system_item turn_end llm_usage run_completed
-run_errored paused_turn_abandoned config_changed extension
-""".split()
+KINDS = [
+    "segment_start", "invoke", "user_input", "assistant_item", "tool_result", "system_item",
+    "turn_end", "llm_usage", "run_completed", "run_errored", "paused_turn_abandoned",
+    "config_changed", "extension",
+]  # fmt: skip
 
 plain = st.recursive(
-    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )

@@ -20,11 +20,13 @@ from protocol.errors import (
 )
 from protocol.wire import pack, unpack
 
-CODES = """
-already_running not_running not_paused provider_error tool_error invalid_request forbidden unknown_pod
-unreachable not_visible conflict write_conflict duplicate_pod segment_conflict not_subset invalid_scope
-wrong_token interrupted overloaded budget_exhausted too_large unsupported_version timeout internal
-""".split()
+CODES = [
+    "already_running", "not_running", "not_paused", "provider_error", "tool_error",
+    "invalid_request", "forbidden", "unknown_pod", "unreachable", "not_visible", "conflict",
+    "write_conflict", "duplicate_pod", "segment_conflict", "not_subset", "invalid_scope",
+    "wrong_token", "interrupted", "overloaded", "budget_exhausted", "too_large",
+    "unsupported_version", "timeout", "internal",
+]  # fmt: skip
 
 
 def drawn() -> dict[str, str]:

@@ -14,7 +14,9 @@ from protocol.scope import Permission
 from protocol.status import ALIVE, ENDED, READY, Lane, PodStatus
 
 WORDS: dict[type[StrEnum], str] = {
-    status.PodStatus: "idle running paused defined starting unreachable stopping stopped backoff failed",
+    status.PodStatus: """
+        idle running paused defined starting unreachable stopping stopped backoff failed
+    """,
     status.Flag: "busy suspect slow waiting",
     status.RunResult: "finished paused cancelled limit_reached rolled_back errored",
     status.TurnResult: "finished paused interrupted",
@@ -28,25 +30,28 @@ WORDS: dict[type[StrEnum], str] = {
 }
 
 METHOD_NAMES = """
-run notify pod_event resume pause cancel compact list_rewind_targets rewind_to list_completions list_pods
-inspect_pod restore_pod register_peer get_history scope_lend shutdown
+run notify pod_event resume pause cancel compact list_rewind_targets rewind_to
+list_completions list_pods inspect_pod restore_pod register_peer get_history scope_lend
+shutdown
 """
 CONTROL_NAMES = """
-hello list status spawn stop kill restart restore delete locks reclaim stats why events_endpoint apply
-logs_tail ping drain down claim_segment reload approvals approval_answer
+hello list status spawn stop kill restart restore delete locks reclaim stats why
+events_endpoint apply logs_tail ping drain down claim_segment reload approvals
+approval_answer
 """
 EVENT_NAMES = {
     Lane.LOG: "user_message system_item invoke_start segment_rotated entry log_cut",
     Lane.STREAM: """
-        turn_start turn_end llm_call_start llm_call_end llm_retry llm_continuation text_delta text_done
-        thinking_start thinking_delta thinking_done tool_call_start tool_call_args_delta tool_call_done
-        tool_output_delta tool_result
+        turn_start turn_end llm_call_start llm_call_end llm_retry llm_continuation
+        text_delta text_done thinking_start thinking_delta thinking_done tool_call_start
+        tool_call_args_delta tool_call_done tool_output_delta tool_result
     """,
     Lane.STATE: """
-        status run_end error usage alert compact_start compact_done compact_failed rewind_applied
-        memory_worker peer_registered pod_restored approval_requested approval_resolved scope_denied budget
-        shutdown tick pod_starting pod_ready pod_unreachable pod_exited pod_backoff pod_failed pod_stopped
-        pod_deleted scope_granted scope_delegated scope_reclaimed operation
+        status run_end error usage alert compact_start compact_done compact_failed
+        rewind_applied memory_worker peer_registered pod_restored approval_requested
+        approval_resolved scope_denied budget shutdown tick pod_starting pod_ready
+        pod_unreachable pod_exited pod_backoff pod_failed pod_stopped pod_deleted
+        scope_granted scope_delegated scope_reclaimed operation
     """,
 }
 

@@ -480,7 +480,13 @@ def test_snapshot_that_cannot_be_read_is_a_bad_frame_and_changes_nothing(body: o
 
 
 topics = st.sampled_from(
-    [b"~hello/n", b"state/alice/status", b"state/alice/tick", b"replay/n/log/1", b"stream/alice/sang"]
+    [
+        b"~hello/n",
+        b"state/alice/status",
+        b"state/alice/tick",
+        b"replay/n/log/1",
+        b"stream/alice/sang",
+    ]
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
 from protocol import transport
 from protocol.base import Wire
 from protocol.events import Alert, EntryEvent, Event, TextDelta
@@ -20,7 +22,7 @@ ENDPOINT = "mem://events"
 class Seqs(Wire):
     """As much of a snapshot as a watch looks at."""
 
-    seqs: dict[Lane, int] = {}
+    seqs: dict[Lane, int] = Field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -153,8 +155,8 @@ class Viewer:
     def account(self, publisher: Publisher) -> None:
         """Check that nothing is missing, doubled or out of order.
 
-        Each number of each wanted lane was delivered, or told as a gap, or (without `complete`) stands
-        in a snapshot; in order; and delivered events are the ones that were published.
+        Each number of each wanted lane was delivered, or told as a gap, or (without `complete`)
+        stands in a snapshot; in order; and delivered events are those that were published.
         """
         incarnation = 0
         reached: dict[Lane, int] = {}
@@ -198,4 +200,3 @@ def settle(net: MemoryNet, publisher: Publisher, clock: Clock, *viewers: Viewer)
         for viewer in viewers:
             viewer.watcher.tick()
     net.pump()
-
