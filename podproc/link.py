@@ -99,7 +99,7 @@ class Link:
 
     def reply(self, request: Request, result: Wire) -> None:
         """Answer a request with its result, once."""
-        self._answer(request.sender, request.id, True, result)
+        self._answer(request, True, result)
 
     def refuse(self, request: Request, error: PodsupError) -> None:
         """Answer a request with an error, once.
@@ -107,7 +107,7 @@ class Link:
         Remembered like a result: a repeat that was on its way must not find the pod in a better
         mood.
         """
-        self._answer(request.sender, request.id, False, error.to_body())
+        self._answer(request, False, error.to_body())
 
     def beat(self, pod: str, incarnation: int, progress: Progress) -> None:
         """Prove that the loop turns."""
@@ -144,9 +144,10 @@ class Link:
                 1  # nobody reads: the supervisor is away, and repeats what it wants to know
             )
 
-    def _answer(self, sender: str, request_id: str, ok: bool, body: Wire) -> None:
-        self._answered.finish(sender, request_id, (ok, body), self._clock())
-        self._send_reply(request_id, ok, body)
+    def _answer(self, request: Request, ok: bool, body: Wire) -> None:
+        if request.method.changes:  # a read is simply done again, and must not crowd these out
+            self._answered.finish(request.sender, request.id, (ok, body), self._clock())
+        self._send_reply(request.id, ok, body)
 
     def _send_reply(self, request_id: str, ok: bool, body: Wire) -> None:
         now = self._now()

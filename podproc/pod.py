@@ -91,6 +91,7 @@ class Pod:
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: set[asyncio.Task[None]] = set()
         self._engine_task: asyncio.Task[None] | None = None
+        self._early: list[t.Request] | None = []
         self._gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._doing = Progress(what="idle", since_ms=wall_ms())
         self._record = Recorder(
@@ -152,6 +153,8 @@ class Pod:
     async def live(self) -> int:
         """Say hello, close a crash, answer until told to leave; returns the exit code."""
         await self._adopted()
+        if self._gone.done():
+            return await self._gone
         self._beat()
         self._record.note_config()
         cut = await self._record.close_crash()
@@ -159,6 +162,9 @@ class Pod:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
         self._set_status(t.SetStatus(self._turn.state.status))
+        early, self._early = self._early or [], None
+        for request in early:
+            self._on_request(request)
         if (trigger := self._inbox.waking()) is not None:
             self.feed(t.Woken(trigger))
         return await self._gone
@@ -168,13 +174,13 @@ class Pod:
         self.feed(t.LeaveAsked())
 
     async def _adopted(self) -> None:
-        """Say hello until the supervisor answers; raises what it refuses with."""
-        while True:
+        """Say hello until the supervisor answers or the pod is to leave; raises its refusal."""
+        answers = (self._link.welcome, self._gone)
+        while not any(answer.done() for answer in answers):
             self._link.say_hello()
-            done, _ = await asyncio.wait({self._link.welcome}, timeout=2.0)
-            if done:
-                self._link.welcome.result()
-                return
+            await asyncio.wait(answers, timeout=2.0, return_when=asyncio.FIRST_COMPLETED)
+        if self._link.welcome.done():
+            self._link.welcome.result()
 
     def feed(self, stimulus: t.Stimulus) -> None:
         """Let the machine decide, and carry it out in order."""
@@ -182,7 +188,9 @@ class Pod:
             self._do(instruction)
 
     def _on_request(self, request: t.Request) -> None:
-        if self._repeated(request):
+        if self._early is not None:
+            self._early.append(request)  # came with the welcome: a cut run is to be closed first
+        elif self._repeated(request):
             self._link.reply(request, m.Accepted())
         else:
             self.feed(t.Asked(request))
@@ -316,11 +324,14 @@ class Pod:
         except PodsupError as failure:
             error = failure.to_body()
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
-        waiting = self._inbox.waking() is not None
+        waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
         from_parent = False
         if end.result is not RunResult.ROLLED_BACK and error is None:
-            from_parent = self._inbox.settle(wall_ms())
+            try:
+                from_parent = self._inbox.settle(wall_ms())
+            except PodsupError as failure:  # the log has what was consumed: nothing comes twice
+                self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
@@ -462,7 +473,7 @@ class Pod:
         """The pod at this moment, in one uninterrupted step."""
         return Snapshot(
             segment_id=self._record.segment_id,
-            head_entries=self._record.head_entries,
+            head_entries=self._record.shown_entries,
             tail=self._record.tail(),
             greeting=self._greeting(),
             status=self._turn.state.status,

@@ -14,7 +14,7 @@ from podproc.turn import Request
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
-from protocol.entries import ToolResult
+from protocol.entries import Message, ToolResult
 from protocol.errors import Forbidden, InvalidRequest, NotVisible
 from protocol.scope import Permission
 from protocol.segments import flatten
@@ -109,7 +109,6 @@ class Queries:
 def rewind_targets(record: Recorder) -> list[m.RewindTarget]:
     """Return every user input of the active segment, oldest first."""
     state: Replayed = record.state
-    tools = any(isinstance(item, ToolResult) for item in state.history)
     return [
         m.RewindTarget(
             segment_id=record.segment_id or "",
@@ -117,10 +116,24 @@ def rewind_targets(record: Recorder) -> list[m.RewindTarget]:
             turn_index=number,
             timestamp_ms=submitted.ts,
             preview=flatten(submitted.segments)[:PREVIEW],
-            warning="tools ran in this session; their effects stay" if tools else None,
+            warning="tools ran after this; their effects stay" if tools_ran else None,
         )
-        for number, submitted in enumerate(state.user_segments, 1)
+        for number, (submitted, tools_ran) in enumerate(
+            zip(state.user_segments, _tools_ran_since_inputs(state), strict=True), 1
+        )
     ]
+
+
+def _tools_ran_since_inputs(state: Replayed) -> list[bool]:
+    """Say for each user input of the segment, oldest first, whether tools ran at it or later."""
+    ran, found = False, []
+    for item in reversed(state.history):
+        if len(found) == len(state.user_segments):
+            break  # what is before them was carried over from an earlier segment
+        ran = ran or isinstance(item, ToolResult)
+        if isinstance(item, Message) and item.role == "user":
+            found.append(ran)
+    return found[::-1]
 
 
 def complete_path(view: ScopeView, prefix: str) -> list[m.Completion]:

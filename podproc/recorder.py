@@ -64,6 +64,7 @@ class Recorder:
         self._to_publish: list[tuple[int, en.Entry]] = []
         self._blocks = 0
         self._runs = 0
+        self._not_started: set[str] = set()
         self.state: Replayed = EMPTY
         self.alerts: list[AlertRecord] = []
         self.watchers: Watchers | None = None
@@ -100,13 +101,20 @@ class Recorder:
         return self._log.head_entries if self._log else 0
 
     @property
+    def shown_entries(self) -> int:
+        """How many of them were published: a run's first ones are not until they are durable."""
+        return self._to_publish[0][0] if self._to_publish else self.head_entries
+
+    @property
     def run_number(self) -> int:
         """Counts the runs of this incarnation."""
         return self._runs
 
     def tail(self) -> tuple[en.Entry, ...]:
         """The last entries, as many as a snapshot carries."""
-        return self._log.tail(TAIL_ENTRIES, TAIL_BYTES)[1] if self._log else ()
+        if self._log is None:
+            return ()
+        return self._log.tail(TAIL_ENTRIES, TAIL_BYTES, before=self.shown_entries)[1]
 
     def history(
         self, segment_id: str | None, since: int | None, before: int | None, limit: int
@@ -159,16 +167,15 @@ class Recorder:
         """
         log = self._log or self._create()
         closing = self._closing(close)
-        if closing:
-            self._append(*closing)
-        self._before_run, self._begun_at = self.state, log.head_entries
+        self._before_run = fold(closing, self.state)
+        self._begun_at = log.head_entries + len(closing)
         now = self._wall_ms()
         first: list[en.Entry] = [
             en.Invoke(ts=now, trigger=plan.trigger, request_id=plan.request_id)
         ]
         if plan.input:
             first.append(en.UserInput(ts=now, segments=plan.input))
-        self._append(*first)
+        self._append(*closing, *first)
         try:
             await log.sync()
         except Exception:
@@ -277,8 +284,14 @@ class Recorder:
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
         self.commit(en.AssistantItem(ts=self._wall_ms(), item=item), block)
+        if isinstance(item, ToolCall):
+            self._not_started.add(item.call_id)
         if isinstance(item, ToolCall) and self.watchers is not None:
             self.watchers.blocks.run_call(item.call_id, item.name, item.arguments)
+
+    def start_call(self, call_id: str) -> None:
+        """A call's tool begins to run: from now on it may have had effects."""
+        self._not_started.discard(call_id)
 
     def commit_result(self, result: ToolResult) -> None:
         """Append one tool result, then publish it."""
@@ -399,7 +412,8 @@ class Recorder:
 
     def _results(self) -> list[ToolResult]:
         open_calls = self.state.unanswered
-        return closing_results(open_calls, started=[call.call_id for call in open_calls])
+        ids = (call.call_id for call in open_calls)
+        return closing_results(open_calls, started=[i for i in ids if i not in self._not_started])
 
     def _closing(self, close: ClosePrevious) -> list[en.Entry]:
         now = self._wall_ms()

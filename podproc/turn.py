@@ -143,11 +143,12 @@ class RunOver:
 class Closed:
     """The run's last entries are on disk (or could not be: `error`).
 
-    `waiting`: waking notifications are in the buffer; `arrived`: some of them came during this run;
+    `waiting`: what the newest waking notification in the buffer starts; `arrived`: some of them
+    came during this run;
     `consumed_report`: the run consumed a message its parent had queued.
     """
 
-    waiting: bool = False
+    waiting: Trigger | None = None
     arrived: bool = False
     consumed_report: bool = False
     error: ErrorBody | None = None
@@ -721,12 +722,12 @@ class Turn:
             return [Leave()]
         match result:
             case RunResult.FINISHED | RunResult.LIMIT_REACHED:
-                again = closed.waiting
+                again = closed.waiting is not None
             case RunResult.ERRORED:
                 again = closed.arrived and plan.kind is not RunKind.NOTIFICATION
             case _:
                 again = False
-        return self._wake(again, Trigger.NOTIFY)
+        return self._wake(again, closed.waiting or Trigger.NOTIFY)
 
     def _plan(self) -> RunPlan:
         assert self.state.plan is not None, "an outcome without a run"

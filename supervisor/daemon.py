@@ -39,9 +39,10 @@ from protocol.watch import Deliver, Gap
 from supervisor import broker as b
 from supervisor.background import Background, say, wall_ms
 from supervisor.boot import Boot, Up, clean_environment
-from supervisor.core import fleet as f
+from supervisor.core import fleet_terms as f
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
+from supervisor.core.fleet import Fleet
 from supervisor.core.fleet_record import ControlDone, Deleted, Desired, FleetDown, FleetStarted
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
@@ -89,7 +90,7 @@ class Daemon:
         taken = self._taken = await on_disk(take_over, boot, paths)
         record = taken.journal.record
         epoch = record.epoch + 1
-        self._fleet = f.Fleet(boot.fleet, epoch)
+        self._fleet = Fleet(boot.fleet, epoch)
         for done in record.controls.values():
             body = c.Started.from_wire(done.reply)
             self._fleet.remember(OPERATOR, done.id, body, time.monotonic())

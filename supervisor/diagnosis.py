@@ -1,4 +1,4 @@
-"""What `podsup doctor` makes of what it sees. Pure: each check gets what was seen, returns a finding.
+"""What `podsup doctor` makes of what it sees. Pure: what was seen in, a finding out.
 
 A *problem* is something that podsup cannot work with, or that needs a person: pods that live on
 without a supervisor, a folder that others may write. A *warning* is worth knowing, and either mends
@@ -23,7 +23,7 @@ LITTLE_SPACE = 64 * 1024 * 1024
 TIGHT_SPACE = 1024 * 1024 * 1024
 UNCAGED = (
     "level none: shell commands of pods are not caged in this version; they can read and write "
-    "whatever this user can, and reach the network and other processes. File tools keep to the scope"
+    "whatever this user can, and reach the network and other processes; file tools keep to scopes"
 )
 
 
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check; `mend` is a command or an action, None where there is none to do."""
+    """The outcome of one check; `mend` is a command or an action, None where there is none."""
 
     name: str
     state: State
@@ -90,7 +90,7 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """Processes nobody gave a token, or a claim: seen now, and told by supervisors in their logs."""
+    """Processes nobody gave a token, or a claim: seen now, and told in supervisors' logs."""
 
     unclaimed: Sequence[Stranger] = ()
     told: Sequence[str] = ()

@@ -28,9 +28,10 @@ from protocol.wire import pack
 from supervisor import broker as b
 from supervisor import life_lock
 from supervisor.background import Background, say, wall_ms
-from supervisor.core import fleet as f
+from supervisor.core import fleet_terms as f
 from supervisor.core import stimuli as s
 from supervisor.core.allocations import Adoption
+from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
 from supervisor.identity import identity_of
 from supervisor.journal import Journal
@@ -57,7 +58,7 @@ class PodRunner:
     def __init__(
         self,
         *,
-        fleet: f.Fleet,
+        fleet: Fleet,
         broker: b.Broker,
         paths: Paths,
         journal: Journal,
@@ -103,7 +104,7 @@ class PodRunner:
             self._loop.call_soon(lambda: self._background.spawn(self._fork_wanted()))
 
     async def _fork_wanted(self) -> None:
-        """Prepare all that are wanted, then those that came meanwhile: each trip takes who is there."""
+        """Prepare all that are wanted, then those that came meanwhile, until nobody is."""
         try:
             while self._to_fork:
                 wanted, self._to_fork = self._to_fork, {}
@@ -243,7 +244,7 @@ class PodRunner:
         files = [] if status.code == 0 else log_files(self._paths.data, name)
         last = tail(files[-1]) if files else ""
         self._out(self._broker.drop_pod(name))
-        exited = f.exit_of(status.code, status.signal, last)
+        exited = exit_of(status.code, status.signal, last)
         self._feed(f.PodStimulus(name, s.Exited(incarnation, exited)))
 
     async def end_tree(self, name: str, incarnation: int, pid: int | None) -> None:

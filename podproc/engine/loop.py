@@ -48,6 +48,9 @@ class Recorder(Protocol):
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
 
+    def start_call(self, call_id: str) -> None:
+        """Note that a call's tool begins to run."""
+
     def commit_result(self, result: ToolResult) -> None:
         """Append one tool result, then publish it."""
 
@@ -130,12 +133,10 @@ class EngineLoop:
         self._progress = progress
         self._llm_calls = 0
         self.output = False
-        self.running: set[str] = set()
 
     async def run(self) -> RunOver:
         """Run turns until something ends the run; cancel the task to stop it."""
         self.output = False
-        self.running = set()
         try:
             return await self._in_time()
         except asyncio.CancelledError:
@@ -354,7 +355,7 @@ class EngineLoop:
 
     async def _run_tool(self, call: ToolCall, room: asyncio.Semaphore) -> None:
         async with room:
-            self.running.add(call.call_id)
+            self._record.start_call(call.call_id)
             self._progress(f"tool {call.name}")
 
             def emit(stream: str, text: str) -> None:

@@ -198,7 +198,13 @@ def _usage(error: click.ClickException) -> str:
 
 def _mistakes(error: Any) -> ErrorBody:
     rows = [
-        {"file": str(m.file), "line": m.line, "key": m.key, "message": m.message}
+        {
+            "file": str(m.file),
+            "line": m.line,
+            "key": m.key,
+            "message": m.message,
+            "suggestion": m.suggestion,
+        }
         for m in error.mistakes
     ]
     return ErrorBody(code="invalid_request", message=str(error), details={"mistakes": rows})

@@ -12,8 +12,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +27,15 @@ from supervisor import jsonl, life_lock
 from supervisor.choice import running_fleets
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
-from supervisor.client import is_listening
 from supervisor.core.allocations import Allocation
 from supervisor.core.fleet_record import PodRecord, fold
 from supervisor.foreign import other_owners
-from supervisor.identity import Life, is_same_process
+from supervisor.identity import Identity, Life, is_same_process
 from supervisor.journal import read
 from supervisor.logs import tail
 from supervisor.paths import Paths, fleet_id, make_private_dir
 from supervisor.pod_store import PodStore
+from supervisor.reach import is_listening
 from supervisor.recovery import holders_of
 
 PR_GET_CHILD_SUBREAPER = 37
@@ -183,10 +182,14 @@ def _holders(paths: Paths) -> list[d.Holder] | d.Trouble:
         text = f"{paths.scope_dir / 'table.json'} cannot be read ({error})"
         return d.Trouble(text, "podsup start goes back to the version before")
     return [
-        d.Holder(row.pod, row.home, row.identity and row.identity.pid, _life_of(paths, row))
+        d.Holder(row.pod, row.home, _pid(row.identity), _life_of(paths, row))
         for row in rows
         if not _is_supervised(row)
     ]
+
+
+def _pid(identity: Identity | None) -> int | None:
+    return identity.pid if identity else None
 
 
 def _life_of(paths: Paths, row: Allocation) -> Life:
@@ -218,9 +221,7 @@ def _journals(paths: Paths) -> d.Journals:
         fleet = fold(records)
         if fleet.supervisor is not None and not fleet.is_down:
             alive = tuple(
-                (pod.name, pod.identity.pid if pod.identity else None)
-                for pod in fleet.pods.values()
-                if _is_alive(pod)
+                (pod.name, _pid(pod.identity)) for pod in fleet.pods.values() if _is_alive(pod)
             )
             orphaned.append(d.Orphaned(file.parent.name, fleet.supervisor.pid, alive))
     return d.Journals(orphaned, damage)
@@ -260,7 +261,7 @@ def _bad_ends(paths: Paths) -> dict[str, str]:
 
 
 def _bad_end(file: Path) -> str | None:
-    with closing(os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb")) as segment:
+    with file.open("rb") as segment:
         size = segment.seek(0, os.SEEK_END)
         start = segment.seek(max(0, size - LAST_BYTES))
         *lines, rest = segment.read().split(b"\n")
@@ -294,7 +295,7 @@ def _strangers(paths: Paths) -> d.Strangers:
 # -- help ------------------------------------------------------------------------------------------
 
 
-def _troubles(tries: Any) -> Iterator[d.Trouble]:
+def _troubles(tries: Iterable[Callable[[], object]]) -> Iterator[d.Trouble]:
     for one in tries:
         try:
             one()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -392,7 +391,6 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def running(needle: str) -> list[int]:
-    """Return the live processes whose command line contains this text."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if pid != os.getpid() and needle in command_of(pid)]
+def running(home: Home, needle: str) -> list[int]:
+    """Return the live processes of this home whose command line contains this text."""
+    return [pid for pid, command in home.processes().items() if needle in command]

@@ -91,9 +91,8 @@ def test_fleet_file_that_is_not_there_is_told_and_starts_nothing(home: Home) -> 
 def test_check_finds_all_mistakes_at_once_with_line_key_and_nearest_name(home: Home) -> None:
     home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\ntaks = "x"\n[[pod]]\nnam = "b"\n')
     mistakes = home.json("check", ok=5)["error"]["details"]["mistakes"]
-    found = {(one["line"], one["key"].rpartition(".")[2]): one["message"] for one in mistakes}
-    assert "task" in found[5, "taks"]
-    assert "name" in found[7, "nam"]
+    found = {(one["line"], one["key"].rpartition(".")[2]): one["suggestion"] for one in mistakes}
+    assert (found[5, "taks"], found[7, "nam"]) == ("task", "name")
     home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\n')
     assert home.json("check")["pods"] == ["a"]
 
@@ -260,7 +259,7 @@ def test_of_several_starts_at_once_exactly_one_wins(home: Home) -> None:
     ]
     said = [rival.communicate(timeout=60) for rival in rivals]
     assert sorted(rival.returncode for rival in rivals) == [0, 6, 6], said
-    daemons = [pid for pid in home.processes() if pid in running("supervisor.daemon")]
+    daemons = [*running(home, "supervisor.daemon")]
     assert len(daemons) == 1
     with connect(home) as client:
         assert client.control(c.Ping()).pid == daemons[0]

@@ -110,7 +110,7 @@ def test_pod_silent_over_its_hang_timeout_is_ended_with_its_tree_and_started_aga
 ) -> None:
     assert run_to_end(impatient, "bob", "jobs").result == "finished"
     pid = pid_of(client, "bob")
-    eventually(lambda: running("sleep 8701"), "the job runs", DEADLINE_S)
+    eventually(lambda: running(impatient, "sleep 8701"), "the job runs", DEADLINE_S)
     tree = [pid, *below(pid)]
 
     with stopped(*tree):

@@ -211,7 +211,7 @@ def test_pod_killed_during_a_tool_comes_back_with_its_session_and_runs_no_tool_t
         assert texts == ["before", "work", "after"]
         assert row(client, "alice").restarts == 1
     assert marks.read_text() == "once\n"
-    assert running("sleep 8601") == []
+    assert running(home, "sleep 8601") == []
 
 
 def test_run_taken_the_moment_a_pod_is_back_is_not_closed_as_the_one_its_death_cut(
@@ -251,9 +251,9 @@ def test_stop_does_not_return_while_a_descendant_lives(home: Home, frozen: str) 
     assert run_to_end(home, "alice", "jobs").result == "finished"
     with connect(home) as client:
         pid = pid_of(client, "alice")
-        eventually(lambda: len(running("sleep 861")) == 5, "the jobs run", DEADLINE_S)
+        eventually(lambda: len(running(home, "sleep 861")) == 5, "the jobs run", DEADLINE_S)
         tree = [pid, *below(pid)]
-        assert set(running("sleep 861")) < set(tree), "what a pod starts stays below it"
+        assert set(running(home, "sleep 861")) < set(tree), "what a pod starts stays below it"
         stopped = {"nothing": [], "the pod": [pid], "the pod and all below it": tree}[frozen]
         for one in stopped:
             os.kill(one, signal.SIGSTOP)
@@ -270,7 +270,7 @@ def test_what_a_pod_started_dies_with_it_even_while_no_supervisor_is_awake(home:
     assert run_to_end(home, "alice", "jobs").result == "finished"
     with connect(home) as client:
         pid, supervisor = pid_of(client, "alice"), supervisor_of(client)
-        eventually(lambda: len(running("sleep 862")) == 5, "the jobs run", DEADLINE_S)
+        eventually(lambda: len(running(home, "sleep 862")) == 5, "the jobs run", DEADLINE_S)
         tree = below(pid)
         os.kill(supervisor, signal.SIGSTOP)
         try:

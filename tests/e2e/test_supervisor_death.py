@@ -75,7 +75,7 @@ def test_next_start_ends_the_recorded_pods_then_continues_their_sessions(home: H
     assert run_to_end(home, "alice", "before").result == "finished"
     assert run_to_end(home, "alice", "job").result == "finished"
     before = pids(home)
-    jobs = eventually(lambda: running("sleep 8801"), "the job runs", DEADLINE_S)
+    jobs = eventually(lambda: running(home, "sleep 8801"), "the job runs", DEADLINE_S)
     kill_supervisor(home)
     assert home.podsup("ps", ok=4).stdout == ""
 
@@ -89,7 +89,7 @@ def test_next_start_ends_the_recorded_pods_then_continues_their_sessions(home: H
     looks = 0
     while starting.poll() is None:
         looks += 1
-        alive = Counter(command_of(pid) for pid in running("podsup pod "))
+        alive = Counter(command_of(pid) for pid in running(home, "podsup pod "))
         most |= Counter({n: k for n, k in alive.items() if n.endswith(("alice", "bob"))})
     assert starting.wait() == 0
     assert looks > 10
@@ -110,7 +110,7 @@ def test_next_start_ends_the_recorded_pods_then_continues_their_sessions(home: H
 def test_down_without_a_supervisor_leaves_no_process_socket_or_claim(home: Home, pods: str) -> None:
     start(home, two_pods())
     assert run_to_end(home, "alice", "job").result == "finished"
-    eventually(lambda: running("sleep 8801"), "the job runs", DEADLINE_S)
+    eventually(lambda: running(home, "sleep 8801"), "the job runs", DEADLINE_S)
     if pods == "stopped":
         for pid in pids(home).values():
             os.kill(pid, signal.SIGSTOP)
@@ -121,7 +121,7 @@ def test_down_without_a_supervisor_leaves_no_process_socket_or_claim(home: Home,
 
     assert home.processes() == {}
     assert [pid for pid in left if is_alive(pid)] == []
-    assert running("sleep 8801") == []
+    assert running(home, "sleep 8801") == []
     assert home.sockets() == []
     assert claims(home) == []
     assert list((home.home / "scope/life").iterdir()) == []
@@ -152,7 +152,7 @@ def test_everything_killed_at_once_starts_again_with_its_history_and_no_tool_run
     assert inputs(home, "alice") == ["before", "long", "after"]
     assert run_to_end(home, "bob", "and you?").result == "finished"
     assert marks.read_text() == "once\n"
-    assert running("sleep 8802") == []
+    assert running(home, "sleep 8802") == []
 
 
 def test_down_after_everything_was_killed_says_so_and_leaves_nothing(home: Home) -> None:

@@ -131,6 +131,10 @@ class Sink:
         self._see(f"entry {_of(item)}")
         self.history.append(item)
 
+    def start_call(self, call_id: str) -> None:
+        """Note."""
+        self._see(f"starts {call_id}")
+
     def commit_result(self, result: ToolResult) -> None:
         """Append."""
         self._see(f"result {result.call_id}")

@@ -184,6 +184,7 @@ class Life:
         self._transport = MemoryTransport(self.net)
         self._route = b""
         self._ids = count(1)
+        self._incarnation = incarnation
         self._router = self._transport.router(CONTROL, self._on_message)
         lanes = self._transport.subscriber(lambda frames: None)
         lanes.connect(EVENTS)
@@ -202,7 +203,7 @@ class Life:
 
     def post(self, method: m.Method, request_id: str = "", sender: str = "operator") -> str:
         """Send a request and return its id."""
-        key = request_id or f"r{next(self._ids)}"
+        key = request_id or f"r{self._incarnation}-{next(self._ids)}"
         header = ForwardHeader(id=key, sender=sender, method=method.method)
         self._router.send(self._route, message(header, method))
         return key

@@ -89,7 +89,7 @@ def test_a_run_is_told_in_the_order_of_the_protocol() -> None:
         *("text_delta", "text_done"),
         *("tool_call_start", "tool_call_args_delta", "tool_call_done"),
         *("entry reasoning", "entry look", "entry c1", "usage of answer 0", "llm_call_end"),
-        *("sync", "tool_output_delta", "result c1", "turn_end"),
+        *("sync", "starts c1", "tool_output_delta", "result c1", "turn_end"),
         *("turn_start", "llm_call_start", "text_delta", "text_done"),
         *("entry done", "usage of answer 1", "llm_call_end", "turn_end"),
     ]

@@ -136,7 +136,8 @@ class Shell:
         self.closing = None
         error = ErrorBody(code="internal", message="the disk is full") if luck % 8 == 1 else None
         arrived, consumed = luck % 16 < 4, luck % 32 < 8
-        self.feed(t.Closed(arrived or luck % 16 < 8, arrived, consumed, error))
+        waiting = Trigger.POD_EVENT if arrived or luck % 16 < 8 else None
+        self.feed(t.Closed(waiting, arrived, consumed, error))
 
     def end_abandonment(self, luck: int) -> None:
         error = Internal("the disk is full") if luck % 4 == 1 else None

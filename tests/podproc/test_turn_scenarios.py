@@ -11,8 +11,8 @@ from protocol.status import PodStatus, RunResult, Trigger
 from tests.podproc.turns import Machine, ask, child_ended, child_lent, notify, run, words
 
 STOPPED, FINISHED = t.Ending.STOPPED, t.Ending.FINISHED
-WAITING = t.Closed(waiting=True)
-ARRIVED = t.Closed(waiting=True, arrived=True)
+WAITING = t.Closed(waiting=Trigger.NOTIFY)
+ARRIVED = t.Closed(waiting=Trigger.NOTIFY, arrived=True)
 AGAIN = "begin notify"
 
 # -- a run ----------------------------------------------------------------------------------------
@@ -271,6 +271,11 @@ def test_what_waits_after_a_finished_or_limited_run_stages_the_next_without_idle
     )
     assert machine.state.status is PodStatus.RUNNING
     assert machine.feel(t.Begun()) == "publish begin, status running, start engine"
+
+
+def test_a_child_event_that_waits_stages_a_run_that_says_so() -> None:
+    said = Machine().running().end(FINISHED, t.Closed(waiting=Trigger.POD_EVENT))
+    assert said.endswith("begin pod_event")
 
 
 def test_a_run_staged_again_that_cannot_begin_still_gives_the_status_it_owes() -> None:

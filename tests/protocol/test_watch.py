@@ -490,7 +490,7 @@ topics = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(topics, anything, anything, st.booleans(), st.booleans()), max_size=6))
 def test_garbage_raises_nothing_but_bad_frame(
     messages: list[tuple[bytes, bytes, bytes, bool, bool]],

@@ -228,7 +228,7 @@ def attempt(action: Callable[[], object]) -> object:
         return None
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(frame_lists)
 def test_garbage_raises_nothing_but_bad_frame_or_a_podsup_error(frames: list[bytes]) -> None:
     read = attempt(lambda: header_fields(frames))
@@ -237,7 +237,7 @@ def test_garbage_raises_nothing_but_bad_frame_or_a_podsup_error(frames: list[byt
     attempt(lambda: read_body(body_of(frames, limit=64)))
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(frame_lists)
 def test_garbage_never_stops_the_broker(frames: list[bytes]) -> None:
     one = broker()

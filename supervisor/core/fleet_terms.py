@@ -1,0 +1,204 @@
+"""What the fleet is told, and what it wants done: a class each. `Fleet.handle` joins them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from protocol import control as c
+from protocol import events as ev
+from protocol.base import Wire
+from protocol.status import PodStatus
+from supervisor.core import instructions as li
+from supervisor.core import stimuli as s
+from supervisor.core.life import Desired
+
+# -- stimuli
+
+
+@dataclass(frozen=True, slots=True)
+class PodStimulus:
+    """Something happened to one pod."""
+
+    pod: str
+    what: s.Stimulus
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A pod's connection introduced itself; its token was checked."""
+
+    pod: str
+    hello: c.Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A beat arrived."""
+
+    pod: str
+    incarnation: int
+    seq: int
+    status: PodStatus
+    progress: c.Progress
+    state_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusHeard:
+    """A reply's header carried the pod's status."""
+
+    pod: str
+    incarnation: int
+    status: PodStatus
+    state_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventHeard:
+    """An event of a pod's state lane; `lane_seq` is the origin's number."""
+
+    pod: str
+    incarnation: int
+    lane_seq: int
+    event: ev.Event
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswered:
+    """The pod took its task, or refused it."""
+
+    pod: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A control of an operator or pod whose right to it was checked."""
+
+    request_id: str
+    sender: str
+    control: c.Control
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The supervisor is up: start these pods, as the operation its starter waits for."""
+
+    operation: str
+    kind: str
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A pod was added while the fleet runs: start it, as an operation."""
+
+    request_id: str
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndAsked:
+    """A signal, not a client, asks for the end of the fleet."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed, and every message that had come by then was handled."""
+
+    elapsed_s: float
+    tick_s: float
+
+
+Stimulus: TypeAlias = (
+    PodStimulus
+    | Hello
+    | Beat
+    | StatusHeard
+    | EventHeard
+    | TaskAnswered
+    | Asked
+    | Begun
+    | Spawned
+    | EndAsked
+    | Ticked
+)
+
+# -- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class ForPod:
+    """Something the lifecycle wants done for one pod."""
+
+    pod: str
+    what: li.Instruction
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish the fleet's own event about a pod ("" = the fleet)."""
+
+    pod: str
+    incarnation: int
+    event: ev.Event
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverTask:
+    """Send the task as `run` with request id `task`; answered by `TaskAnswered`."""
+
+    pod: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer a control."""
+
+    request_id: str
+    sender: str
+    body: Wire
+    ok: bool = True
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Write down what is wanted of a pod from now on."""
+
+    pod: str
+    desired: Desired
+
+
+@dataclass(frozen=True, slots=True)
+class SaveTasked:
+    """Write down that the pod has its task."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The pod's record leaves the fleet."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndFleet:
+    """Every pod is gone and nobody wants the supervisor any more.
+
+    `code` is the fleet's exit code.
+    """
+
+    code: int
+    cause: str
+
+
+Instruction: TypeAlias = (
+    ForPod | Publish | DeliverTask | Reply | Wish | SaveTasked | Forget | EndFleet
+)
