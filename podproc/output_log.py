@@ -19,6 +19,9 @@ def rotate_output(logs: Logs) -> bool:
     if not stat.S_ISREG(status.st_mode) or status.st_size <= logs.size:
         return False
     path = os.readlink("/proc/self/fd/1")
+    if logs.keep == 1:
+        os.ftruncate(1, 0)
+        return True
     for number in range(logs.keep - 1, 0, -1):
         older = f"{path}.{number}"
         if os.path.exists(older):

@@ -379,13 +379,15 @@ class Pod:
             raise InvalidRequest(f"entry {index} is no user input")
         before = record.state
         given_back = record.rewind_to(index)
+        kept = record.head_entries
+        record.give_up_pause()
         after = record.state
         return m.Rewound(
             segment_id=record.segment_id or "",
             head_entries=record.head_entries,
             input=given_back,
             summary=ev.RewindSummary(
-                discarded_entries=head - record.head_entries,
+                discarded_entries=head - kept,
                 discarded_turns=before.turn_count - after.turn_count,
                 tools_ran=tool_calls(before) - tool_calls(after),
             ),

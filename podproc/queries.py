@@ -126,7 +126,8 @@ def rewind_targets(record: Recorder) -> list[m.RewindTarget]:
 
 def _tools_ran_since_inputs(state: Replayed) -> list[bool]:
     """Say for each user input of the segment, oldest first, whether tools ran at it or later."""
-    ran, found = False, []
+    ran = False
+    found: list[bool] = []
     for item in reversed(state.history):
         if len(found) == len(state.user_segments):
             break  # what is before them was carried over from an earlier segment

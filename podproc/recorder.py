@@ -227,6 +227,12 @@ class Recorder:
                 reason="rollback",
             )
         )
+        self.give_up_pause()
+
+    def give_up_pause(self) -> None:
+        """Log that a paused run is given up: a cut took away the `invoke` that said so."""
+        if self.state.paused:
+            self.commit(en.PausedTurnAbandoned(ts=self._wall_ms()))
 
     async def abandon(self) -> None:
         """Give up a paused run: close its orphans, log the note and `paused_turn_abandoned`."""

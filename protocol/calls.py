@@ -102,6 +102,7 @@ class Relay:
 
     def __init__(self, *, per_target: int = PER_TARGET, per_sender: int = PER_SENDER) -> None:
         self._pending: dict[Hashable, dict[str, Pending]] = {}
+        self._lost: dict[Hashable, set[str]] = {}
         self._per_target = per_target
         self._per_sender = per_sender
 
@@ -119,7 +120,10 @@ class Relay:
             return Full(f"another sender's request {call.request_id} waits for {call.target}")
         if earlier is not None:
             calls[call.request_id] = replace(call, deadline=earlier.deadline)
-            return False
+            again = self._lost.get(call.target, set())
+            is_lost = call.request_id in again
+            again.discard(call.request_id)
+            return is_lost
         if len(calls) >= self._per_target:
             return Full(f"{len(calls)} requests wait for {call.target}")
         mine = sum(1 for waiting in calls.values() if waiting.party == call.party)
@@ -132,8 +136,16 @@ class Relay:
         """Take a reply of `target`; None when nobody waits for it any more."""
         return self._pending.get(target, {}).pop(request_id, None)
 
+    def reconnected(self, target: Hashable) -> None:
+        """The target's connection is new: what waits may be lost with the old one.
+
+        A repeat of it is handed on once more; the target knows it by its id.
+        """
+        self._lost[target] = set(self._pending.get(target, ()))
+
     def drop(self, target: Hashable) -> list[Pending]:
         """Forget a target that is gone and return what must be answered in its stead."""
+        self._lost.pop(target, None)
         return list(self._pending.pop(target, {}).values())
 
     def expire(self, now: float) -> list[Pending]:

@@ -39,10 +39,16 @@ PUB drops silently beyond its high-water mark.
 
 
 class Event(Wire):
-    """Base of all events."""
+    """Base of all events.
+
+    `omitted` is the encoded size of a body that was too large to publish: what is left of it names where
+    the rest is (a log position: `get_history`), or is the beginning of its texts.
+    """
 
     event: ClassVar[str]
     lane: ClassVar[Lane]
+
+    omitted: int | None = None
 
 
 class UnknownEvent(Event):
@@ -59,18 +65,13 @@ class UnknownEvent(Event):
 
 
 class LogEvent(Event):
-    """Base of the log lane: the position of the committed entry it stands for.
-
-    `omitted` is the encoded size of a body that was too large to publish: get it with
-    `get_history`.
-    """
+    """Base of the log lane: the position of the committed entry it stands for."""
 
     lane: ClassVar[Lane] = Lane.LOG
 
     segment_id: str
     index: int
     ts: int = 0
-    omitted: int | None = None
 
 
 class UserMessage(LogEvent):

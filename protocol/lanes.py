@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from protocol.base import Wire
 from protocol.events import (
@@ -25,7 +26,6 @@ from protocol.events import (
     Event,
     LogEvent,
     Tick,
-    ToolResultEvent,
     UnknownEvent,
     topic,
 )
@@ -211,22 +211,34 @@ class Lanes:
 
 
 def encode_body(event: Event) -> bytes:
-    """Return the packed body.
+    """Return the packed body; one over 64 KiB says so in `omitted` and carries less.
 
-    One over 64 KiB carries its position and size instead of its contents.
+    A log event keeps its position, from which `get_history` brings the rest; of others the texts are cut,
+    since their entry, or the run they belong to, is in the log.
     """
-    body = pack(event.data if isinstance(event, UnknownEvent) else event)
+    plain = event.data if isinstance(event, UnknownEvent) else event.to_wire()
+    body = pack(plain)
     if len(body) <= LARGE_EVENT_BYTES:
         return body
-    match event:
-        case LogEvent():
-            bare = {
-                key: value
-                for key, value in event.to_wire().items()
-                if key in ("segment_id", "index", "ts", "block", "trigger", "request_id")
-            }
-            return pack({**bare, "omitted": len(body)})
-        case ToolResultEvent():
-            return pack(event.model_copy(update={"output": None}))
+    if isinstance(event, LogEvent):
+        kept = {key: value for key, value in plain.items() if key in _POSITION}
+    else:
+        kept = {key: _shortened(value) for key, value in plain.items() if key != "output"}
+    return pack({**kept, "omitted": len(body)})
+
+
+_POSITION = frozenset({"segment_id", "index", "ts", "block", "trigger", "request_id"})
+_KEPT_TEXT = 4096
+_KEPT_ITEMS = 8
+
+
+def _shortened(value: Any) -> Any:
+    match value:
+        case str():
+            return value[:_KEPT_TEXT]
+        case list():
+            return [_shortened(item) for item in value[:_KEPT_ITEMS]]
+        case dict():
+            return {key: _shortened(item) for key, item in value.items()}
         case _:
-            return body
+            return value

@@ -37,8 +37,11 @@ _SIZE = re.compile(r"(\d+) ?(?:([KMGT]i?)?B?)", re.IGNORECASE)
 
 
 def is_pod_name(text: str) -> bool:
-    """Say whether the text may name a pod or a fleet, and so stand in a path."""
-    return _WHOLE_NAME.fullmatch(text) is not None
+    """Say whether the text may name a pod or a fleet, and so stand in a path.
+
+    `operator` may not: that is who sends what no pod sends.
+    """
+    return _WHOLE_NAME.fullmatch(text) is not None and text != "operator"
 
 
 def _size_in_bytes(value: Any) -> Any:
@@ -58,7 +61,13 @@ def _regular_expression(value: str) -> str:
     return value
 
 
-Name = Annotated[str, Field(pattern=f"^{POD_NAME}$")]
+def _not_reserved(value: str) -> str:
+    if not is_pod_name(value):
+        raise ValueError(f"'{value}' is a reserved name")
+    return value
+
+
+Name = Annotated[str, Field(pattern=f"^{POD_NAME}$"), AfterValidator(_not_reserved)]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]

@@ -564,11 +564,15 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
         "cpus": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
+        "load": _load(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "pyzmq": zmq.__version__,
     }
+
+
+def _load() -> float:
+    return round(os.getloadavg()[0], 2)
 
 
 def show(measure: Measure) -> None:
@@ -607,7 +611,10 @@ def main() -> int:
         if not asked.json:
             for measure in found:
                 show(measure)
-    if asked.json:
+    about["load_at_the_end"] = _load()
+    if not asked.json:
+        print(f"load {about['load_at_the_end']} at the end")
+    else:
         rows = [asdict(m) | {"median": m.median, "goal": m.goal} for m in results]
         print(json.dumps({"schema": 1, "machine": about, "results": rows, "failures": failures}))
     return bool(failures)

@@ -59,15 +59,14 @@ from protocol.wire import (
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a token stands for: an operator, or one incarnation of a pod."""
+    """Whom a token stands for: an operator, or one incarnation of a pod.
+
+    What it may do follows from `is_operator`, never from its name.
+    """
 
     name: str
     incarnation: int = 0
-
-    @property
-    def is_operator(self) -> bool:
-        """Whether this is an operator, not a pod."""
-        return self.name == OPERATOR
+    is_operator: bool = False
 
 
 # -- what comes out
@@ -168,7 +167,7 @@ class Broker:
 
     def trust_operator(self, token: str) -> None:
         """Let this token stand for an operator."""
-        self._principals[token] = Principal(OPERATOR)
+        self._principals[token] = Principal(OPERATOR, is_operator=True)
 
     def trust_pod(self, name: str, incarnation: int, token: str) -> None:
         """Let this token stand for an incarnation; the one before is worth nothing from now on."""
@@ -181,6 +180,7 @@ class Broker:
         old = self._routes.get(pod.name)
         if old is not None:
             self._senders.pop(old[1], None)
+            self.relay.reconnected(pod.name)
         self._routes[pod.name] = (pod.incarnation, route)
         self._senders[route] = pod
 
@@ -220,7 +220,7 @@ class Broker:
     ) -> list[Out]:
         fields = read_body(frames[0])
         request_id = fields.get("id")
-        if not isinstance(request_id, str):
+        if fields.get("type") != "request" or not isinstance(request_id, str):
             return []
         return [self._error(route, request_id, error)]
 
@@ -290,6 +290,8 @@ class Broker:
             raise Forbidden(f"pod {sender.name} may not send to {header.to}")
         if header.method in ("scope_lend", "pod_event"):
             raise Forbidden(f"{header.method} comes from the supervisor only")
+        if header.method == "register_peer" and not sender.is_operator:
+            raise Forbidden("a pod may not make itself a peer of another")
 
     # -- to pods and back
 
@@ -314,9 +316,13 @@ class Broker:
         """Send a request of the supervisor's own; its answer comes as `OwnAnswered`."""
         bound = self._routes.get(pod)
         if bound is None:
-            return []
+            gone = Unreachable(f"pod {pod} has no connection", pod=pod)
+            return [OwnAnswered(pod, request_id, gone)]
         call = Pending("", request_id, pod, b"", deadline)
-        return self._admit(call, bound[1], method, None, pack(body))
+        try:
+            return self._admit(call, bound[1], method, None, pack(body))
+        except Overloaded as error:
+            return [OwnAnswered(pod, request_id, error)]
 
     def _admit(
         self, call: Pending, to: bytes, method: str, deadline_ms: int | None, body: bytes

@@ -113,7 +113,10 @@ class ScopeTable:
         with self._turn:
             table, trouble = self._read(self._path)
         if table is None:
-            raise Internal(trouble, next_step="`podsup reclaim` goes back to the version before")
+            raise Internal(
+                trouble,
+                next_step="start or stop any pod: the first change goes back to the version before",
+            )
         return tuple(table.rows.values())
 
     def register(self, claim: Claim) -> Allocation:

@@ -83,6 +83,7 @@ class Starter:
         for one, row in zip(ready, self._table.renew_many(claims), strict=True):
             if isinstance(row, PodsupError):
                 one.close()
+                life_lock.remove(self._table.life_lock(one.name, one.incarnation))
                 outcomes[outcomes.index(one)] = row
         return outcomes
 
@@ -97,6 +98,7 @@ class Starter:
         except PodsupError as error:
             if lock_fd >= 0:
                 os.close(lock_fd)
+                life_lock.remove(self._table.life_lock(name, wanted.incarnation))
             return error
         return Prepared(name, wanted.incarnation, birth.token, birth, log_fd, lock_fd)
 

@@ -14,7 +14,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from protocol.errors import Conflict
+from protocol.errors import Conflict, Internal
 from protocol.manifest import PodManifest
 from supervisor import life_lock
 from supervisor.background import say
@@ -67,9 +67,7 @@ def take_over(boot: Boot, paths: Paths) -> Taken:
     make_private_dir(paths.fleet_runtime(boot.fleet))
     _end_what_was_left(boot, paths, journal, table)
     if boot.fresh:
-        for pod in pods:
-            store.file_away(pod.manifest.name)
-        pods = tuple(KnownPod(pod.manifest, None) for pod in pods if pod.manifest in boot.pods)
+        _file_away(boot, store)
     return Taken(lock_fd, journal, store, table, pods)
 
 
@@ -128,13 +126,25 @@ def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
         if stored is not None:
             refuse_foreign_pod(stored, fleet=boot.fleet, workspace=boot.workspace)
         pods.append(KnownPod(manifest, stored))
-    for name in store.names():
+    for name in () if boot.fresh else store.names():
         if name in named or (stored := store.load(name)) is None:
             continue
         if (stored.fleet, stored.workspace) == (boot.fleet, boot.workspace):
             manifest = PodManifest.from_wire(stored.manifest)
             pods.append(KnownPod(manifest, stored, up=stored.desired == "up"))
     return pods
+
+
+def _file_away(boot: Boot, store: PodStore) -> None:
+    """File away what is stored of the file's pods, even what cannot be read, and of the fleet's others."""
+    named = {manifest.name for manifest in boot.pods}
+    for name in store.names():
+        try:
+            stored = store.load(name)
+        except Internal:
+            stored = None
+        if name in named or (stored is not None and stored.fleet == boot.fleet):
+            store.file_away(name)
 
 
 def _end_what_was_left(boot: Boot, paths: Paths, journal: Journal, table: ScopeTable) -> None:

@@ -295,7 +295,8 @@ class EngineLoop:
         match event:
             case base.TextDelta(block, text):
                 self.output = True
-                record.emit(ev.TextDelta(block=number(block), text=text))
+                for piece in _pieces(text):
+                    record.emit(ev.TextDelta(block=number(block), text=piece))
             case base.TextDone(block, text):
                 self.output = self.output or bool(text)
                 record.emit(ev.TextDone(block=number(block), text=text))
@@ -307,7 +308,8 @@ class EngineLoop:
                 record.emit(ev.ThinkingStart(block=number(block)))
             case base.ThinkingDelta(block, text):
                 self.output = True
-                record.emit(ev.ThinkingDelta(block=number(block), text=text))
+                for piece in _pieces(text):
+                    record.emit(ev.ThinkingDelta(block=number(block), text=piece))
             case base.ThinkingDone(block, text, summary, encrypted, signature):
                 self.output = self.output or bool(text)
                 record.emit(ev.ThinkingDone(block=number(block), text=text))
@@ -323,7 +325,8 @@ class EngineLoop:
                 answer.unfinished_calls.add(call_id)
                 record.emit(ev.ToolCallStart(id=call_id, name=name))
             case base.CallArgs(call_id, json):
-                record.emit(ev.ToolCallArgsDelta(id=call_id, json_=json))
+                for piece in _pieces(json):
+                    record.emit(ev.ToolCallArgsDelta(id=call_id, json_=piece))
             case base.CallDone(call_id, name, arguments):
                 answer.unfinished_calls.discard(call_id)
                 record.emit(ev.ToolCallDone(id=call_id, name=name, arguments=arguments))
@@ -359,7 +362,10 @@ class EngineLoop:
             self._progress(f"tool {call.name}")
 
             def emit(stream: str, text: str) -> None:
-                self._record.emit(ev.ToolOutputDelta(id=call.call_id, stream=stream, text=text))
+                for piece in _pieces(text):
+                    self._record.emit(
+                        ev.ToolOutputDelta(id=call.call_id, stream=stream, text=piece)
+                    )
 
             try:
                 result = await self._registry.call(
@@ -379,6 +385,16 @@ class EngineLoop:
                 is_error=result.is_error,
             )
         )
+
+
+LONGEST_DELTA = 8192
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut what came in one piece so that none is too large to publish; usually there is one."""
+    if len(text) <= LONGEST_DELTA:
+        return [text]
+    return [text[at : at + LONGEST_DELTA] for at in range(0, len(text), LONGEST_DELTA)]
 
 
 async def _timed(

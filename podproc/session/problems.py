@@ -6,7 +6,7 @@
      ├─ RewriteFailed   the old log still stands; it may be used again
      └─ LogBroken       what is on disk is unknown or not ours alone: final for this file
 
-After `LogBroken` a pod goes on in a new segment; it never tries the same file again.
+After `LogBroken` nothing is tried on the same file again: runs are refused until the pod starts anew.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LogDamaged(LogProblem):
             f"session log {file} is damaged at line {line}, byte {offset}",
             file=file,
             cause=cause,
-            next_step="podsup session fsck",
+            next_step="podsup doctor; podsup start --fresh files the session away and begins anew",
             line=line,
             offset=offset,
         )
@@ -94,7 +94,7 @@ class LogBroken(LogProblem):
             f"session log {file} takes no more records",
             file=file,
             cause=cause,
-            next_step="look at the disk and its kernel messages; the next run begins a new segment",
+            next_step="look at the disk and its kernel messages, then podsup restart the pod",
         )
 
 

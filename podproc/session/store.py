@@ -37,5 +37,5 @@ class SessionStore:
 
 def _checked(what: str, text: str) -> str:
     if _ID.fullmatch(text) is None:
-        raise InvalidRequest(f"not a {what} id: {text!r}", next_step="podsup session show POD")
+        raise InvalidRequest(f"not a {what} id: {text!r}")
     return text

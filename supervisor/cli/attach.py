@@ -29,6 +29,7 @@ from supervisor.cli.asking import with_client
 
 if TYPE_CHECKING:
     from supervisor.client import AsyncClient
+    from supervisor.drawing import Line
     from supervisor.transcript import Missing, Transcript
     from supervisor.watcher import Told
 
@@ -127,7 +128,7 @@ def _started(told: Told, pod: str) -> int | None:
             return None
 
 
-async def draw(client: AsyncClient, transcript: Transcript, told: Told) -> list[Any]:
+async def draw(client: AsyncClient, transcript: Transcript, told: Told) -> list[Line]:
     """Return the lines of what was told, with what an event or a snapshot only refers to."""
     match told:
         case Synced(header=header, body=body) if header.epoch is None:

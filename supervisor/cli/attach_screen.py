@@ -14,8 +14,9 @@ because one that does not answer would hold up every line.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit.application import Application
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 TWICE_S = 2.0
 """A second Ctrl-C within this time detaches, whatever the pod does."""
 
+NEVER = float("-inf")
 REFRESH_S = 0.5
 FRAME_S = 0.02
 
@@ -89,8 +91,7 @@ class _Screen:
         self._loop = asyncio.get_running_loop()
         self._pastes = Pastes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._interrupted_at = float("-inf")
-        self._live: list[Line] = []
+        self._interrupted_at = NEVER
         self._input = Buffer(multiline=False, accept_handler=self._on_enter)
         self._app: Application[None] = self._make_app()
 
@@ -110,7 +111,7 @@ class _Screen:
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._end)
         try:
-            with patch_stdout():
+            with patch_stdout(), contextlib.suppress(EOFError):  # the terminal is gone
                 await self._app.run_async(pre_run=lambda: self._spawn(follow()))
         finally:
             for number in (signal.SIGTERM, signal.SIGHUP):
@@ -119,7 +120,8 @@ class _Screen:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await feed.aclose()
-        note(f"detached; {self._pod} goes on: podsup attach {self._pod}")
+        with contextlib.suppress(OSError):
+            note(f"detached; {self._pod} goes on: podsup attach {self._pod}")
 
     # -- what is seen
 
@@ -139,7 +141,7 @@ class _Screen:
             dont_extend_height=True,
         )
         bar = Window(FormattedTextControl(self._status_text), height=1, style="reverse")
-        rows = [ConditionalContainer(live, Condition(self._is_streaming)), line, bar]
+        rows = [ConditionalContainer(live, Condition(lambda: bool(self._live_lines()))), line, bar]
         return Application(
             Layout(HSplit(rows, align=VerticalAlign.TOP), focused_element=line),
             key_bindings=self._make_keys(),
@@ -149,13 +151,12 @@ class _Screen:
             output=output,
         )
 
-    def _is_streaming(self) -> bool:
-        self._live = self._transcript.live(self._loop.time())
-        return bool(self._live)
+    def _live_lines(self) -> list[Line]:
+        return self._transcript.live(self._loop.time())
 
     def _live_text(self) -> StyleAndTextTuples:
         """Return what streams; its cursor is at the end, which is what a full window shows."""
-        return [*_fragments(self._live, last=""), ("[SetCursorPosition]", "")]
+        return [*_fragments(self._live_lines())[:-1], ("[SetCursorPosition]", "")]
 
     def _status_text(self) -> str:
         running = self._transcript.status is PodStatus.RUNNING
@@ -206,6 +207,7 @@ class _Screen:
     def _on_enter(self, buffer: Buffer) -> bool:
         """Do what the line says; returns whether it stays."""
         typed = buffer.text
+        self._interrupted_at = NEVER
         match command_of(typed):
             case Command.RESUME:
                 self._spawn(self._ask(m.Resume()))
@@ -223,7 +225,7 @@ class _Screen:
                 self._spawn(self._ask(m.Run(input=self._pastes.segments(typed)), typed))
         return False
 
-    async def _ask(self, method: Any, typed: str = "") -> None:
+    async def _ask(self, method: m.Method, typed: str = "") -> None:
         """Send a method; what is refused is said, and what was typed for it comes back."""
         try:
             await self._client.send(self._pod, method)
@@ -232,7 +234,7 @@ class _Screen:
             if not self._input.text:
                 self._input.insert_text(typed)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -246,10 +248,7 @@ class _Screen:
             self._app.exit(exception=error)
 
 
-def _fragments(lines: Sequence[Line], last: str = "\n") -> StyleAndTextTuples:
-    """The lines as styled text, a newline between them and `last` at the end."""
-    texts = (line.text.expandtabs() + "\n" for line in lines[:-1])
-    styles = [_STYLES[line.style] for line in lines]
-    return list(
-        zip(styles, [*texts, *(line.text.expandtabs() + last for line in lines[-1:])], strict=True)
-    )
+def _fragments(lines: Sequence[Line]) -> StyleAndTextTuples:
+    """Return the lines as styled text, a newline after each."""
+    pairs = (((_STYLES[line.style], line.text.expandtabs()), ("", "\n")) for line in lines)
+    return [fragment for pair in pairs for fragment in pair]

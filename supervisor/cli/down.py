@@ -93,6 +93,8 @@ def _settle(paths: Paths, fleet: str, grace: float | None) -> bool:
         runtime = paths.fleet_runtime(fleet)
         remove_sockets(runtime)
         (runtime / "token").unlink(missing_ok=True)
+        if runtime.exists():
+            runtime.rmdir()
         journal.append(FleetDown())
         journal.close()
     finally:

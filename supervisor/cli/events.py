@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,5 +104,8 @@ def _line(row: dict[str, Any]) -> str:
     from datetime import datetime
 
     at = datetime.fromtimestamp(row["ts_ms"] / 1000).strftime("%H:%M:%S.%f")[:-3]
-    data = " ".join(f"{key}={value}" for key, value in row["data"].items())
+    data = " ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in row["data"].items()
+    )
     return f"{row['epoch']}.{row['seq']:<6} {at} {row['pod'] or '-':<16} {row['event']:<16} {data}"

@@ -50,6 +50,10 @@ def start(
     """Start the fleet of FILE (default: podsup.toml). Sessions continue where they were."""
     if wait and not detach:
         raise click.UsageError("--wait needs -d: in the foreground the fleet is shown as it lives")
+    if atomic and not wait:
+        raise click.UsageError(
+            "--atomic needs -d --wait: somebody must see whether every pod started"
+        )
     require_own_name()
     paths = Paths.here(app.home)
     fleet = load_fleet(file, config_dir=paths.config)

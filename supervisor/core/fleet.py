@@ -154,8 +154,8 @@ class Fleet:
         before = member.life
         after, instructions = step(before, what, policy=member.policy, now=self._now)
         member.life = after
-        if (after.phase, after.cause) != (before.phase, before.cause) and (
-            after.phase is not before.phase or after.incarnation != before.incarnation
+        if (after.status, after.incarnation) != (before.status, before.incarnation) and (
+            after.phase is not before.phase
         ):
             member.story.append(
                 c.StoryLine(

@@ -163,7 +163,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        self.hang_up()
 
     def type(self, text: str) -> None:
         """Press keys."""
@@ -171,6 +171,12 @@ class Terminal:
         while data:
             data = data[os.write(self._master, data[:512]) :]
             self.look()
+
+    def hang_up(self) -> None:
+        """Close the window."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of the window."""

@@ -14,7 +14,6 @@ import pytest
 
 from protocol.entries import UserInput
 from protocol.segments import Paste, Text
-from supervisor.client import Client
 from tests.e2e.fleets import (
     answers,
     connect,
@@ -31,7 +30,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.process
 
-SLOW = "chars_per_s = 100"
+SLOW = "chars_per_s = 300"
 WORDS = " ".join(f"word{n}" for n in range(100))
 SLOW_ANSWER = f'match = "slow"\nrepeat = true\ntext = "{WORDS}"'
 
@@ -156,15 +155,28 @@ def test_ctrl_c_pauses_and_says_how_to_resume_and_again_detaches(home: Home) -> 
         assert wait_status(client, "alice", "paused").pid is not None
 
 
-def test_ctrl_c_twice_detaches_from_a_run_that_does_not_stop(home: Home) -> None:
-    start_alice(home)
+def test_ctrl_c_twice_at_once_pauses_and_detaches(home: Home) -> None:
+    start_alice(home, SLOW_ANSWER, script=SLOW)
     with connect(home) as client, attached(home) as terminal:
         terminal.wait("alice · idle")
-        terminal.type("half a line\x03")
-        terminal.wait(lambda text: "half a line" not in text)
-        terminal.type("\x03")
+        terminal.type("slow\r")
+        terminal.wait("word3 ")
+        terminal.type("\x03\x03")
         assert terminal.wait_exit() == 0
-        wait_status(client, "alice", "idle")
+        wait_status(client, "alice", "paused")
+
+
+def test_ctrl_c_clears_a_half_typed_line_before_it_detaches(home: Home) -> None:
+    start_alice(home)
+    with attached(home) as terminal:
+        terminal.wait("alice · idle")
+        terminal.type("half a line")
+        terminal.wait("alice> half a line")
+        terminal.type("\x03")
+        terminal.wait(lambda text: "half a line" not in text)
+        assert terminal.process.poll() is None
+        terminal.type("\x04")
+        assert terminal.wait_exit() == 0
 
 
 def test_a_hundred_pasted_lines_are_one_message(home: Home) -> None:
@@ -288,11 +300,14 @@ def test_what_cannot_be_attached_to_is_refused(home: Home, pod: str, code: int) 
 
 def test_the_pod_lives_on_when_its_terminal_goes_away(home: Home) -> None:
     start_alice(home, SLOW_ANSWER, script=SLOW)
-    client: Client
     with connect(home) as client:
         with attached(home) as terminal:
             terminal.wait("alice · idle")
             terminal.type("slow\r")
+            terminal.wait("word3 ")
+            terminal.hang_up()
+            assert terminal.process.wait(15) == 0
+        with attached(home) as terminal:
             terminal.wait("word3 ")
             terminal.process.terminate()
             assert terminal.wait_exit() == 0

@@ -1,4 +1,4 @@
-"""scripts/demo, as a newcomer runs it: without a terminal, a key, a network, or anything set up."""
+"""What a newcomer tries first: scripts/demo, and the examples, with nothing set up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.home import Home
 from tests.support.leftovers import processes_of
 
 PROJECT = Path(__file__).parents[2]
@@ -46,3 +47,14 @@ def test_the_demo_shows_the_fleet_at_work_and_leaves_nothing(tmp_path: Path) -> 
     assert not Path(root).exists()
     assert processes_of(Path(root)) == {}
     assert list(tmp_path.iterdir()) == [], "something was written into the user's home"
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (PROJECT / "examples").iterdir()))
+def test_an_example_is_a_valid_fleet_file_and_is_explained(home: Home, example: str) -> None:
+    folder = PROJECT / "examples" / example
+
+    checked = home.podsup("check", str(folder / "podsup.toml"))
+
+    assert f"fleet {example}" in checked.stdout
+    assert ("not available in this version" in checked.stderr) == (example == "real-provider")
+    assert (folder / "README.md").exists()

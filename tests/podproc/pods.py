@@ -105,6 +105,7 @@ class Home:
     root: Path
     engine: Engine = RULES
     model: ModelTable = field(default_factory=ModelTable)
+    stop_grace_s: float = 5.0
 
     def __post_init__(self) -> None:
         self.work.mkdir(exist_ok=True, parents=True)
@@ -148,6 +149,7 @@ class Home:
             cwd=str(self.work),
             model=self.model,
             engine=self.engine,
+            stop_grace_s=self.stop_grace_s,
             scope=Scope(allow=(ScopeRule(target=str(self.work), permission=Permission.WRITE),)),
         )
         return Birth(
@@ -180,7 +182,7 @@ class Life:
         self.home = home
         self.net = LiveNet()
         self.welcomes = welcomes
-        self.with_welcome: Callable[[], None] = lambda: None
+        self.with_welcome: Callable[[], object] = lambda: None
         self._transport = MemoryTransport(self.net)
         self._route = b""
         self._ids = count(1)

@@ -150,7 +150,9 @@ def test_calls_are_committed_and_durable_before_any_tool_runs() -> None:
         assert await bench.run() == DONE
         return before
 
-    assert run(main())[-5:] == ["entry c1", "entry c2", "usage", "llm_call_end", "sync"]
+    assert run(main())[-6:] == [
+        *("entry c1", "entry c2", "usage", "llm_call_end", "sync", "starts c1"),
+    ]
 
 
 @pytest.mark.parametrize("failing", ["entry c1", "entry c2", "usage", "sync"])

@@ -1,4 +1,4 @@
-"""The notify buffer: on disk before it is answered, handed on once, and given back when a run was not."""
+"""The notify buffer: on disk before it is answered, handed on once, given back with a run."""
 
 from __future__ import annotations
 

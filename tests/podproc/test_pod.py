@@ -350,25 +350,27 @@ def test_a_run_ends_on_the_wire_although_its_inbox_mark_cannot_be_written(
     drive(main())
 
 
-def test_after_a_failed_fdatasync_the_pod_goes_on_in_a_new_segment(
+def test_after_a_failed_fdatasync_the_log_takes_nothing_until_the_pod_starts_anew(
     house: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really, broken = os.fdatasync, [False]
+    really, asked = os.fdatasync, [0]
 
     def fdatasync(fd: int) -> None:
-        if broken[0]:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        really(fd)
-
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+        asked[0] += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def fail() -> None:
-        broken[0] = True
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
 
     async def main() -> None:
-        async with alive(house, model=PlayedModel([*text("x"), fail, *end()], DONE)) as life:
+        async with alive(house, model=PlayedModel([*text("x"), fail, *end()])) as life:
             assert (await life.run()).what == "run_end errored"
-            broken[0] = False
+            before = house.log.read_bytes()
+            assert (await life.ask(say("again"))).what == "reply internal"
+            assert house.log.read_bytes() == before
+            assert asked == [1], "a failed fdatasync must not be called again"
+        monkeypatch.setattr(os, "fdatasync", really)
+        async with alive(house, incarnation=2, model=PlayedModel(DONE)) as life:
             assert (await life.run("again")).what == "run_end finished"
 
     drive(main())
@@ -523,7 +525,7 @@ def test_a_run_that_comes_with_the_welcome_is_not_taken_for_the_one_a_crash_cut(
 
     async def main() -> None:
         life = Life(left, incarnation=2, model=PlayedModel(DONE))
-        life.with_welcome = lambda: life.post(say("next"), "next") and None
+        life.with_welcome = lambda: life.post(say("next"), "next")
         await life.ends(2)
         ends = life.told("run_end")
         assert [(one.what, one.body["request_id"]) for one in ends] == [
@@ -716,12 +718,11 @@ def test_a_fresh_run_closes_the_pause_with_a_note_of_the_true_cause(house: Home)
     assert [item.kind for item in model.requests[1].items] == ["message"] * 3
 
 
-@pytest.mark.parametrize("moves", [SILENT])
 def test_what_a_pod_says_after_a_fresh_run_was_taken_back_is_what_it_is_after_a_restart(
-    house: Home, moves: list[Move]
+    house: Home,
 ) -> None:
     async def main() -> None:
-        async with alive(house, model=PlayedModel(TALKING, moves)) as life:
+        async with alive(house, model=PlayedModel(TALKING, SILENT)) as life:
             await pause_a_run(life)
             await life.ask(say("something else"))
             await life.see("llm_call_start", 2)
@@ -1055,9 +1056,8 @@ def test_a_job_that_does_not_end_does_not_keep_the_pod(house: Home) -> None:
         await asyncio.get_running_loop().create_future()
 
     async def main() -> None:
-        home = house
-        life = Life(home, model=PlayedModel(DONE), jobs=(forever,))
-        life.pod._manifest = life.pod._manifest.model_copy(update={"stop_grace_s": 0.05})
+        house.stop_grace_s = 0.05
+        life = Life(house, model=PlayedModel(DONE), jobs=(forever,))
         await life.see("status idle")
         await life.run()
         assert await life.end() == 0

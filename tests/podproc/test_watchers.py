@@ -1,4 +1,4 @@
-"""The publishing side of a pod: what is in flight, and snapshots that fit the stream behind them."""
+"""The publishing side of a pod: what is in flight, and snapshots that fit what follows."""
 
 from __future__ import annotations
 
