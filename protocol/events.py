@@ -41,8 +41,8 @@ PUB drops silently beyond its high-water mark.
 class Event(Wire):
     """Base of all events.
 
-    `omitted` is the encoded size of a body that was too large to publish: what is left of it names where
-    the rest is (a log position: `get_history`), or is the beginning of its texts.
+    `omitted` is the encoded size of a body that was too large to publish: what is left of it names
+    where the rest is (a log position: `get_history`), or is the beginning of its texts.
     """
 
     event: ClassVar[str]

@@ -213,8 +213,8 @@ class Lanes:
 def encode_body(event: Event) -> bytes:
     """Return the packed body; one over 64 KiB says so in `omitted` and carries less.
 
-    A log event keeps its position, from which `get_history` brings the rest; of others the texts are cut,
-    since their entry, or the run they belong to, is in the log.
+    A log event keeps its position, from which `get_history` brings the rest; of others the texts
+    are cut, since their entry, or the run they belong to, is in the log.
     """
     plain = event.data if isinstance(event, UnknownEvent) else event.to_wire()
     body = pack(plain)

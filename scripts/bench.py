@@ -117,7 +117,7 @@ def pod_tables(number: int, more: str = "") -> str:
 
 @contextmanager
 def fleet(text: str) -> Iterator[float]:
-    """Have a fleet in a fresh home below the current folder; yields the seconds its start took."""
+    """Have a fleet in a fresh home of the throw-away folder; yields the seconds its start took."""
     home = Path(tempfile.mkdtemp(prefix="h", dir=os.environ["BENCH_ROOT"]))
     os.environ |= {"PODSUP_HOME": str(home), "PODSUP_SCOPE_DIR": str(home / "scope")}
     work = home / "w"
@@ -635,4 +635,7 @@ if __name__ == "__main__":
             with contextlib.suppress(KeyboardInterrupt):
                 PARTS[part](*args)
         case _:
-            sys.exit(main())
+            try:
+                sys.exit(main())
+            except KeyboardInterrupt:
+                sys.exit(130)

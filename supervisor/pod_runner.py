@@ -179,13 +179,15 @@ class PodRunner:
                 self._out([self._broker.refuse(asked.route, asked.request_id, outcome)])
                 continue
             name = asked.sender.name
+            session = None
             if (born := self._born.get(name)) is not None:
                 born.prepared.close_lock()
+                session = (born.prepared.birth.session_id, born.prepared.birth.segment_id)
             self._broker.bind(asked.route, asked.sender)
             self._follow(name, asked.hello.endpoint)
             welcome = c.Welcome(number=outcome)
             self._out([self._broker.reply(asked.route, asked.request_id, welcome)])
-            self._feed(f.Hello(name, asked.hello))
+            self._feed(f.Hello(name, asked.hello, session))
 
     def _adopt_on_disk(self, hellos: list[b.HelloAsked]) -> list[int | PodsupError]:
         adoptions: list[Adoption] = []

@@ -6,7 +6,8 @@
      ├─ RewriteFailed   the old log still stands; it may be used again
      └─ LogBroken       what is on disk is unknown or not ours alone: final for this file
 
-After `LogBroken` nothing is tried on the same file again: runs are refused until the pod starts anew.
+After `LogBroken` nothing is tried on the same file again: runs are refused until the pod starts
+anew.
 """
 
 from __future__ import annotations

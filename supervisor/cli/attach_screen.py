@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
@@ -47,14 +47,18 @@ from protocol.status import PodStatus
 from supervisor.cli.attach import draw, told_of
 from supervisor.cli.output import note
 from supervisor.cli.typed import Command, Pastes, command_of
-from supervisor.drawing import Line, Style, lines_of
+from supervisor.drawing import Line, Style, failure, lines_of
 from supervisor.transcript import Transcript
 
 if TYPE_CHECKING:
     from supervisor.client import AsyncClient
+    from supervisor.watcher import Told
 
 TWICE_S = 2.0
 """A second Ctrl-C within this time detaches, whatever the pod does."""
+
+ANSWER_S = 1.0
+"""How long detaching waits for the answers to what was asked last."""
 
 NEVER = float("-inf")
 REFRESH_S = 0.5
@@ -90,7 +94,7 @@ class _Screen:
         self._pod = transcript.pod
         self._loop = asyncio.get_running_loop()
         self._pastes = Pastes()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[None]] = set()
         self._interrupted_at = NEVER
         self._input = Buffer(multiline=False, accept_handler=self._on_enter)
         self._app: Application[None] = self._make_app()
@@ -98,30 +102,33 @@ class _Screen:
     async def run(self) -> None:
         feed = told_of(self._client, self._pod)
         first = await anext(feed)  # what cannot be attached to is refused before anything is drawn
-
-        async def follow() -> None:
-            try:
-                self._print(await draw(self._client, self._transcript, first))
-                async for told in feed:
-                    lines = await draw(self._client, self._transcript, told)
-                    self._print(lines) if lines else self._app.invalidate()
-            except Exception as error:
-                self._end(error)
-
+        started = asyncio.Event()
+        following = self._loop.create_task(self._follow(started, first, feed))
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._end)
         try:
             with patch_stdout(), contextlib.suppress(EOFError):  # the terminal is gone
-                await self._app.run_async(pre_run=lambda: self._spawn(follow()))
+                await self._app.run_async(pre_run=started.set)
         finally:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await feed.aclose()
+            following.cancel()
+            await asyncio.wait({following, *self._asking}, timeout=ANSWER_S)
         with contextlib.suppress(OSError):
             note(f"detached; {self._pod} goes on: podsup attach {self._pod}")
+
+    async def _follow(
+        self, started: asyncio.Event, first: Told, feed: AsyncGenerator[Told, None]
+    ) -> None:
+        """Draw what is told until something ends it; that ends the screen."""
+        await started.wait()
+        try:
+            self._print(await draw(self._client, self._transcript, first))
+            async for told in feed:
+                lines = await draw(self._client, self._transcript, told)
+                self._print(lines) if lines else self._app.invalidate()
+        except Exception as error:
+            self._end(error)
 
     # -- what is seen
 
@@ -197,8 +204,8 @@ class _Screen:
         self._interrupted_at = now
         if twice:
             self._end()
-        elif self._transcript.status is PodStatus.RUNNING:
-            self._spawn(self._ask(m.Pause()))
+        elif self._transcript.status is PodStatus.RUNNING or self._asking:
+            self._ask(m.Pause())
         elif self._input.text:
             self._input.reset()
         else:
@@ -210,11 +217,11 @@ class _Screen:
         self._interrupted_at = NEVER
         match command_of(typed):
             case Command.RESUME:
-                self._spawn(self._ask(m.Resume()))
+                self._ask(m.Resume())
             case Command.PAUSE:
-                self._spawn(self._ask(m.Pause()))
+                self._ask(m.Pause())
             case Command.CANCEL:
-                self._spawn(self._ask(m.Cancel()))
+                self._ask(m.Cancel())
             case Command.DETACH:
                 self._end()
             case Command.HELP:
@@ -222,22 +229,23 @@ class _Screen:
             case str(word):
                 self._print([Line(f"there is no command /{word}; /help names them", Style.ERROR)])
             case None if typed.strip():
-                self._spawn(self._ask(m.Run(input=self._pastes.segments(typed)), typed))
+                self._ask(m.Run(input=self._pastes.segments(typed)), typed)
         return False
 
-    async def _ask(self, method: m.Method, typed: str = "") -> None:
+    def _ask(self, method: m.Method, typed: str = "") -> None:
+        """Send a method, and go on meanwhile."""
+        task = self._loop.create_task(self._send(method, typed))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _send(self, method: m.Method, typed: str) -> None:
         """Send a method; what is refused is said, and what was typed for it comes back."""
         try:
             await self._client.send(self._pod, method)
         except PodsupError as error:
-            self._print([Line(f"✗ {error.message}", Style.ERROR)])
+            self._print([failure(error.code, error.message)])
             if not self._input.text:
                 self._input.insert_text(typed)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _end(self, error: Exception | None = None) -> None:
         if not self._app.is_running or self._app.is_done:

@@ -59,7 +59,7 @@ from supervisor.core.fleet_terms import (
 from supervisor.core.life import NO_PROCESS, Life, LifePolicy, Phase
 from supervisor.core.lifecycle import step
 from supervisor.core.member import Member
-from supervisor.core.operations import KEPT, Operation, is_over
+from supervisor.core.operations import KEPT, SAY_EVERY_S, Operation, look
 from supervisor.core.restart import Exit
 
 EXIT_ESSENTIAL = 9
@@ -79,6 +79,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.operations: OrderedDict[str, Operation] = OrderedDict()
         self._running: dict[str, Operation] = {}
+        self._touched: set[str] = set()
         self._answered: Answered[tuple[bool, Wire]] = Answered()
         self._ending: tuple[int, str] | None = None
         self._ended = False
@@ -107,12 +108,14 @@ class Fleet:
         since = {n: self.members[n].life.incarnation for n in names if n in self.members}
         operation = Operation(request_id, kind, names, since)
         self.operations[request_id] = self._running[request_id] = operation
+        self._touched.update(names)
         while len(self.operations) > KEPT:
             self.operations.popitem(last=False)
         return operation
 
     def remember(self, sender: str, request_id: str, body: Wire, now: float) -> None:
         """Take over an answer given before this supervisor's life."""
+        self._answered.begin(sender, request_id, now)
         self._answered.finish(sender, request_id, (True, body), now)
 
     def handle(self, stimulus: Stimulus, now: float, wall_ms: int) -> list[Instruction]:
@@ -121,8 +124,8 @@ class Fleet:
         match stimulus:
             case PodStimulus(pod, what):
                 out = self._step(pod, what)
-            case Hello(pod, hello):
-                out = self._on_hello(pod, hello)
+            case Hello():
+                out = self._on_hello(stimulus)
             case Beat():
                 out = self._on_beat(stimulus)
             case StatusHeard():
@@ -151,6 +154,7 @@ class Fleet:
         member = self.members.get(name)
         if member is None:
             return []
+        self._touched.add(name)
         before = member.life
         after, instructions = step(before, what, policy=member.policy, now=self._now)
         member.life = after
@@ -217,6 +221,7 @@ class Fleet:
         member = self.members.get(name)
         if member is None:
             return []
+        self._touched.add(name)
         if error is None:
             member.tasked = True
             return [SaveTasked(name)]
@@ -224,11 +229,13 @@ class Fleet:
             member.task_error = error
         return []
 
-    def _on_hello(self, name: str, hello: c.Hello) -> list[Instruction]:
+    def _on_hello(self, said: Hello) -> list[Instruction]:
+        name, hello = said.pod, said.hello
         member = self.members.get(name)
         if member is None or member.life.incarnation != hello.incarnation:
             return []
         resume = hello.resume
+        member.planned = said.session
         member.session_id, member.segment_id = resume.session_id, resume.segment_id
         member.turn = resume.turn
         member.context_tokens, member.context_window = resume.context_tokens, resume.context_window
@@ -272,6 +279,8 @@ class Fleet:
             case ev.Status(status=status, flags=own):
                 member.own_flags = own
                 return self._on_status(heard.pod, heard.incarnation, status, heard.lane_seq)
+            case ev.RunEnd() if member.session_id is None and member.planned is not None:
+                member.session_id, member.segment_id = member.planned
             case ev.UsageEvent(turn=turn, context_tokens=tokens) as figures:
                 member.turn, member.context_tokens = turn, tokens
                 member.usage = member.usage.plus(
@@ -390,13 +399,15 @@ class Fleet:
     def _settle(self) -> list[Instruction]:
         """Look at what is waited for, and whether the fleet is over."""
         out: list[Instruction] = []
+        touched, self._touched = self._touched, set()
         for operation in list(self._running.values()):
-            before = operation.message
-            is_done = is_over(operation, self.members)
+            is_done = look(operation, self.members, touched)
             if is_done:
                 del self._running[operation.id]
-            if is_done or operation.message != before:
-                out.append(Publish("", 0, operation.event()))
+            elif operation.message == operation.said or self._now - operation.said_at < SAY_EVERY_S:
+                continue
+            operation.said, operation.said_at = operation.message, self._now
+            out.append(Publish("", 0, operation.event()))
             if is_done and operation.kind.startswith("start") and operation.error is not None:
                 out += self._end_if_nothing_started()
         if self._ending is None or self._ended:

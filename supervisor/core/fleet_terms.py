@@ -26,10 +26,15 @@ class PodStimulus:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A pod's connection introduced itself; its token was checked."""
+    """A pod's connection introduced itself; its token was checked.
+
+    `session` holds the session and segment id it was given at birth: they are told once they are
+    begun.
+    """
 
     pod: str
     hello: c.Hello
+    session: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

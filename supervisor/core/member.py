@@ -38,6 +38,7 @@ class Member:
     turn: int = 0
     context_tokens: int = 0
     context_window: int = 0
+    planned: tuple[str, str] | None = None
     session_id: str | None = None
     segment_id: str | None = None
     model: str = ""

@@ -7,7 +7,7 @@ how its went.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from supervisor.core.life import NO_PROCESS, Phase
 from supervisor.core.member import Member
 
 KEPT = 100
+NAMED = 5
+SAY_EVERY_S = 0.25
 
 Verdict = str | None
 """None: still waiting. "": well. Anything else: what went wrong."""
@@ -38,6 +40,9 @@ class Operation:
     state: OperationState = OperationState.RUNNING
     message: str = ""
     error: ErrorBody | None = None
+    said: str = ""
+    said_at: float = 0.0
+    waiting: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
 
@@ -71,39 +76,52 @@ class Operation:
         return {"failures": self.failures, "codes": self.codes}
 
 
-def is_over(operation: Operation, members: Mapping[str, Member]) -> bool:
-    """Look at every pod; when all are done, set the operation's end. True when it is over now."""
+def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[str]) -> bool:
+    """Look at the pods something happened to.
+
+    True, with the operation's end set, when all are done.
+    """
     waits_for = WAITS_FOR[operation.kind]
-    waiting: list[str] = []
-    for name in operation.pods:
+    for name in touched:
+        if name not in operation.since:
+            continue
         member = members.get(name)
-        verdict = "" if member is None else waits_for(member, operation.since.get(name, 0))
+        verdict = "" if member is None else waits_for(member, operation.since[name])
+        operation.waiting.pop(name, None)
+        operation.failures.pop(name, None)
         if verdict is None:
             assert member is not None
-            waiting.append(_blocker(member))
+            operation.waiting[name] = _blocker(member)
         elif verdict:
             operation.failures[name] = verdict
-            if member is not None:
-                operation.codes[name] = member.life.cause
-    if waiting:
-        operation.message = "waiting for " + ", ".join(waiting)
-        operation.failures.clear()
-        operation.codes.clear()
+            operation.codes[name] = member.life.cause if member is not None else ""
+    if operation.waiting:
+        operation.message = _waiting_for(operation.waiting)
         return False
     operation.message = ""
     operation.state = OperationState.DONE
     if operation.failures:
         operation.state = OperationState.FAILED
-        name = next(iter(operation.failures))
-        code = operation.codes.get(name, "")
-        known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
-        operation.error = ErrorBody(
-            code=known,
-            message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
-            details={"pods": dict(operation.failures), "causes": dict(operation.codes)},
-            next=f"podsup why {name}",
-        )
+        operation.error = _error_of(operation)
     return True
+
+
+def _error_of(operation: Operation) -> ErrorBody:
+    name = next(iter(operation.failures))
+    code = operation.codes.get(name, "")
+    known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
+    return ErrorBody(
+        code=known,
+        message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
+        details={"pods": dict(operation.failures), "causes": dict(operation.codes)},
+        next=f"podsup why {name}",
+    )
+
+
+def _waiting_for(waiting: Mapping[str, str]) -> str:
+    named = list(waiting.values())[:NAMED]
+    more = len(waiting) - len(named)
+    return "waiting for " + ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def _blocker(member: Member) -> str:
