@@ -562,16 +562,18 @@ def _arrived(request: t.Request, wakes: bool) -> Arrived:
 
 
 def build_validators() -> None:
-    """Build what is built at first use, so that no pod has to: for the zygote, before it forks."""
-    from protocol import control, entries, methods, wire
+    """Build what is otherwise built at first use, so that no pod has to: for the zygote."""
+    from pydantic import BaseModel
 
-    for models in (
-        ev.EVENTS.values(),
-        methods.METHODS.values(),
-        entries.ENTRY_KINDS,
-        (Birth, Hello, control.Welcome, Snapshot, Greeting, Progress, Resume),
-        (wire.ForwardHeader, wire.ReplyHeader, wire.BeatHeader, wire.EventHeader),
-        (m.Accepted, m.History, ErrorBody, Arrived),
-    ):
-        for model in models:
+    from podproc.session.replay import fold
+    from protocol.entries import decode_entry
+
+    todo: list[type[BaseModel]] = [BaseModel]
+    while todo:
+        model = todo.pop()
+        todo += model.__subclasses__()
+        if model.__module__.partition(".")[0] in ("protocol", "podproc"):
             model.model_rebuild()
+    first = {"kind": "user_input", "ts": 0, "segments": [{"kind": "text", "content": ""}]}
+    decode_entry(first)
+    fold([first])

@@ -36,9 +36,7 @@ def preload() -> None:
 
     import podproc.__main__
     import podproc.pod
-    import protocol.birth
 
-    protocol.birth.Birth.model_rebuild()
     podproc.pod.build_validators()
 
 

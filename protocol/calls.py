@@ -13,9 +13,10 @@ Ids are chosen by askers and compared per sender, so that one sender cannot clai
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 R = TypeVar("R")
@@ -103,6 +104,9 @@ class Relay:
     def __init__(self, *, per_target: int = PER_TARGET, per_sender: int = PER_SENDER) -> None:
         self._pending: dict[Hashable, dict[str, Pending]] = {}
         self._lost: dict[Hashable, set[str]] = {}
+        self._parties: Counter[tuple[Hashable, tuple[str, bytes]]] = Counter()
+        self._deadlines: list[tuple[float, int, Pending]] = []
+        self._numbered = 0
         self._per_target = per_target
         self._per_sender = per_sender
 
@@ -114,27 +118,36 @@ class Relay:
         waits, another sender's with the same id is refused, so that neither gets the other's
         answer.
         """
-        calls = self._pending.setdefault(call.target, {})
+        calls = self._pending.get(call.target, {})
         earlier = calls.get(call.request_id)
         if earlier is not None and earlier.sender != call.sender:
             return Full(f"another sender's request {call.request_id} waits for {call.target}")
         if earlier is not None:
+            self._forget(earlier)
+            calls = self._pending.setdefault(call.target, {})
             calls[call.request_id] = replace(call, deadline=earlier.deadline)
+            self._parties[call.target, call.party] += 1
             again = self._lost.get(call.target, set())
             is_lost = call.request_id in again
             again.discard(call.request_id)
             return is_lost
         if len(calls) >= self._per_target:
             return Full(f"{len(calls)} requests wait for {call.target}")
-        mine = sum(1 for waiting in calls.values() if waiting.party == call.party)
+        mine = self._parties[call.target, call.party]
         if mine >= self._per_sender:
             return Full(f"{mine} requests of {call.sender} wait for {call.target}")
-        calls[call.request_id] = call
+        self._pending.setdefault(call.target, {})[call.request_id] = call
+        self._parties[call.target, call.party] += 1
+        self._numbered += 1
+        heappush(self._deadlines, (call.deadline, self._numbered, call))
         return True
 
     def answer(self, target: Hashable, request_id: str) -> Pending | None:
         """Take a reply of `target`; None when nobody waits for it any more."""
-        return self._pending.get(target, {}).pop(request_id, None)
+        call = self._pending.get(target, {}).get(request_id)
+        if call is not None:
+            self._forget(call)
+        return call
 
     def reconnected(self, target: Hashable) -> None:
         """The target's connection is new: what waits may be lost with the old one.
@@ -146,13 +159,19 @@ class Relay:
     def drop(self, target: Hashable) -> list[Pending]:
         """Forget a target that is gone and return what must be answered in its stead."""
         self._lost.pop(target, None)
-        return list(self._pending.pop(target, {}).values())
+        gone = list(self._pending.get(target, {}).values())
+        for call in gone:
+            self._forget(call)
+        return gone
 
     def expire(self, now: float) -> list[Pending]:
         """Give up and return the calls whose deadline has passed."""
-        late = [c for calls in self._pending.values() for c in calls.values() if c.deadline <= now]
-        for call in late:
-            del self._pending[call.target][call.request_id]
+        late: list[Pending] = []
+        while (at := self.next_deadline()) is not None and at <= now:
+            _, _, noted = heappop(self._deadlines)
+            call = self._pending[noted.target][noted.request_id]
+            self._forget(call)
+            late.append(call)
         return late
 
     def waiting(self, target: Hashable) -> int:
@@ -161,9 +180,23 @@ class Relay:
 
     def next_deadline(self) -> float | None:
         """The earliest deadline of all; None when nothing is pending."""
-        return min(
-            (c.deadline for calls in self._pending.values() for c in calls.values()), default=None
-        )
+        while self._deadlines and not self._is_pending(self._deadlines[0][2]):
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def _is_pending(self, noted: Pending) -> bool:
+        call = self._pending.get(noted.target, {}).get(noted.request_id)
+        return call is not None and call.deadline == noted.deadline
+
+    def _forget(self, call: Pending) -> None:
+        calls = self._pending[call.target]
+        del calls[call.request_id]
+        if not calls:
+            del self._pending[call.target]
+        party = (call.target, call.party)
+        self._parties[party] -= 1
+        if not self._parties[party]:
+            del self._parties[party]
 
 
 @dataclass(frozen=True, slots=True)

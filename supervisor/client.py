@@ -45,6 +45,7 @@ from protocol.wire import (
     read_header,
 )
 from supervisor.choice import choose_fleet
+from supervisor.following import FLEET
 from supervisor.paths import Paths
 from supervisor.reach import is_listening, new_id, no_supervisor
 from supervisor.watcher import Told, Watcher
@@ -218,7 +219,7 @@ class AsyncClient:
         pod: str | None = None,
         complete: bool = False,
     ) -> Watcher:
-        """Put what the fleet's events tell into `queue`, tagged "fleet", from a snapshot on.
+        """Put what the fleet's events tell into `queue`, tagged "", from a snapshot on.
 
         With `complete` also what was before and is still kept. `pod` narrows it to one pod's; the
         narrowing is done here, because the fleet's numbers count over all pods.
@@ -227,7 +228,7 @@ class AsyncClient:
             info = await self.control(c.EventsEndpoint())
             self._events_endpoint = info.endpoint
         watch = Watch(_nonce, (Lane.STATE,), complete=complete)
-        return self._follow("fleet", self._events_endpoint, watch, queue, only=pod)
+        return self._follow(FLEET, self._events_endpoint, watch, queue, only=pod)
 
     async def watch_pod(
         self,

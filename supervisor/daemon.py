@@ -372,7 +372,7 @@ class Daemon:
             case li.Signal(name) if life.pid is not None:
                 processes.send_signal(life.pid, signal.Signals[name])
             case li.EndTree():
-                self._background.spawn(self._runner.end_tree(pod, life.incarnation, life.pid))
+                self._background.spawn(self._runner.end_tree(pod, life.incarnation))
             case li.Release():
                 self._on_disk_later(self._runner.release, pod)
             case li.WakeAt(at):

@@ -19,6 +19,10 @@ from protocol.status import RunResult
 from protocol.watch import Deliver, Gap, Synced
 
 
+FLEET = ""
+"""The source of what the fleet's events tell; a pod's own lanes have its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunDone:
     """How a run ended. `result` is a `RunResult`, or `exited` when its pod is gone.
@@ -53,7 +57,7 @@ class RunFollower:
         """Take what a watcher told; returns the outcome once it is final."""
         if not isinstance(told, Deliver) or told.header.pod != self.pod:
             return None
-        if source == "fleet":
+        if source == FLEET:
             return self._on_fleet(told)
         self._on_pod(told)
         return self._done()

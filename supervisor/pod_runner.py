@@ -214,7 +214,8 @@ class PodRunner:
     # -- watching
 
     def _follow(self, name: str, endpoint: str) -> None:
-        self._unfollow(name)
+        if name in self._watches:
+            return  # hello again: a second watch would hear, and pass on, everything twice
         self._watches[name] = Watcher(
             self._transport,
             endpoint,
@@ -225,6 +226,7 @@ class PodRunner:
 
     def _unfollow(self, name: str) -> None:
         if (watch := self._watches.pop(name, None)) is not None:
+            watch.drain()
             watch.close()
 
     def drain_and_tick(self) -> None:
@@ -245,14 +247,17 @@ class PodRunner:
         self._before_exit()
         files = [] if status.code == 0 else log_files(self._paths.data, name)
         last = tail(files[-1]) if files else ""
-        self._out(self._broker.drop_pod(name))
         exited = exit_of(status.code, status.signal, last)
         self._feed(f.PodStimulus(name, s.Exited(incarnation, exited)))
+        # After the exit, so that a task which dies unanswered with its pod is not taken for refused.
+        self._out(self._broker.drop_pod(name))
 
-    async def end_tree(self, name: str, incarnation: int, pid: int | None) -> None:
+    async def end_tree(self, name: str, incarnation: int) -> None:
         """Prove that nothing of a dead pod is left, write it down, and say so."""
+        pid = None
         if (born := self._born.get(name)) is not None:
             born.prepared.close_lock()
+            pid = born.pid
         lock = self._table.life_lock(name, incarnation)
         await self.processes.end_tree(pid or 0, lambda: life_lock.is_free(lock) is not False)
         self._unfollow(name)

@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from protocol.birth import Birth
@@ -26,6 +27,9 @@ from supervisor.logs import open_log
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore
 from supervisor.scope_table import Claim, ScopeTable
+
+SEVERAL = 4
+WRITERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,12 @@ class Starter:
 
     def prepare(self, wanted: Sequence[Wanted]) -> list[Prepared | PodsupError]:
         """Prepare each start; one that is refused does not touch the others. Raises OSError."""
-        outcomes: list[Prepared | PodsupError] = [self._first_half(one) for one in wanted]
+        outcomes: list[Prepared | PodsupError]
+        if len(wanted) < SEVERAL:
+            outcomes = [self._first_half(one) for one in wanted]
+        else:
+            with ThreadPoolExecutor(WRITERS) as writers:  # their fsyncs share the disk's turns
+                outcomes = list(writers.map(self._first_half, wanted))
         ready = [one for one in outcomes if isinstance(one, Prepared)]
         self._journal.append(*(self._intent(one) for one in ready))
         claims = [self._claim(one) for one in ready]

@@ -136,7 +136,7 @@ def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
 
 
 def _file_away(boot: Boot, store: PodStore) -> None:
-    """File away what is stored of the file's pods, even what cannot be read, and of the fleet's others."""
+    """File away what is stored of the fleet's pods, even what cannot be read."""
     named = {manifest.name for manifest in boot.pods}
     for name in store.names():
         try:

@@ -13,9 +13,8 @@ the next. Stopping is a cancellation of the task that runs `run()`: it returns w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -268,20 +267,23 @@ class EngineLoop:
         )
         numbers: dict[int, int] = {}
         stream = self._model.stream(request)
+        timeouts, clock = self._rules.timeouts, asyncio.get_running_loop().time
+        slack = timeouts.idle_s / 20  # moving the deadline at every event would cost more than it
         try:
-            async for event in _timed(
-                stream, self._rules.timeouts.first_event_s, self._rules.timeouts.idle_s
-            ):
-                if not answer.started:
-                    answer.started = True
-                    self._progress("the model answers")
-                self._on_event(event, answer, numbers)
-                if answer.ended is not None:
-                    return
+            async with asyncio.timeout(timeouts.first_event_s) as guard:
+                moved = -slack
+                async for event in stream:
+                    if not answer.started:
+                        answer.started = True
+                        self._progress("the model answers")
+                    if (now := clock()) - moved >= slack:
+                        moved = now
+                        guard.reschedule(now + timeouts.idle_s + slack)
+                    self._on_event(event, answer, numbers)
+                    if answer.ended is not None:
+                        return
         finally:
-            if isinstance(stream, contextlib.AbstractAsyncContextManager) or hasattr(
-                stream, "aclose"
-            ):
+            if hasattr(stream, "aclose"):
                 await stream.aclose()
 
     def _on_event(self, event: base.ModelEvent, answer: _Answer, numbers: dict[int, int]) -> None:
@@ -395,18 +397,3 @@ def _pieces(text: str) -> list[str]:
     if len(text) <= LONGEST_DELTA:
         return [text]
     return [text[at : at + LONGEST_DELTA] for at in range(0, len(text), LONGEST_DELTA)]
-
-
-async def _timed(
-    stream: AsyncIterator[base.ModelEvent], first_s: float, idle_s: float
-) -> AsyncIterator[base.ModelEvent]:
-    """Pass events on; raises TimeoutError when the next one takes too long."""
-    limit = first_s
-    while True:
-        try:
-            async with asyncio.timeout(limit):
-                event = await anext(stream)
-        except StopAsyncIteration:
-            return
-        limit = idle_s
-        yield event

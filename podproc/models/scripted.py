@@ -39,6 +39,8 @@ from protocol.manifest import Model as ModelTable
 from protocol.manifest import OnExhausted, ScriptedAnswer, StopReason
 
 _CONTEXT_WINDOW = 200_000
+LOOK_AROUND = 32
+"""After so many pieces at full speed, others get the loop."""
 
 
 class ScriptedModel:
@@ -136,7 +138,7 @@ class ScriptedModel:
         """Cut the text; pause between pieces where a speed is set, and halfway where it hangs."""
         pace = chunk / self._table.chars_per_s if self._table.chars_per_s else 0.0
         half = len(text) // 2
-        for start in range(0, len(text), chunk):
+        for number, start in enumerate(range(0, len(text), chunk), 1):
             if hang_s and start <= half < start + chunk:
                 yield text[start : half + 1]
                 await asyncio.sleep(hang_s)
@@ -144,7 +146,8 @@ class ScriptedModel:
                     yield rest
             else:
                 yield text[start : start + chunk]
-            await asyncio.sleep(pace)
+            if pace or number % LOOK_AROUND == 0:
+                await asyncio.sleep(pace)
 
     def _usage(self, request: ModelRequest, answer: ScriptedAnswer) -> Usage:
         if answer.usage is not None:

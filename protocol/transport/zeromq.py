@@ -40,6 +40,8 @@ BATCH = 256
 class _ZmqSocket:
     """One socket on one loop; every subclass says what a received message means."""
 
+    linger_ms = LINGER_MS
+
     def __init__(
         self, socket: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop, deliver: OnFrames
     ) -> None:
@@ -105,7 +107,7 @@ class _ZmqSocket:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._fd)
-            self._socket.close(LINGER_MS)
+            self._socket.close(self.linger_ms)
 
 
 S = TypeVar("S", bound=_ZmqSocket)
@@ -137,6 +139,8 @@ class _Publisher(_ZmqSocket):
 
 
 class _Subscriber(_ZmqSocket):
+    linger_ms = 0  # what it would still send are subscriptions; a publisher that is gone has no use
+
     def subscribe(self, topic: bytes) -> None:
         self._socket.setsockopt(zmq.SUBSCRIBE, topic)
         self._look_soon()

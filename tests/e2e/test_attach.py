@@ -312,3 +312,12 @@ def test_the_pod_lives_on_when_its_terminal_goes_away(home: Home) -> None:
             terminal.process.terminate()
             assert terminal.wait_exit() == 0
         wait_status(client, "alice", "idle")
+
+
+def test_an_entry_too_large_to_be_published_is_drawn_all_the_same(home: Home) -> None:
+    start_alice(home, f'chunk = 4096\ntext = "{"x" * 80_000} the end"')
+    with attached(home) as terminal:
+        terminal.wait("alice · idle")
+        terminal.type("go\r")
+        text = terminal.wait(lambda text: "the end" in text and "alice · idle" in text)
+        assert text.count("x" * 100) == 800

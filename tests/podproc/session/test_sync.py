@@ -132,7 +132,7 @@ def test_a_failed_fdatasync_is_final(path: Path) -> None:
         with pytest.raises(LogBroken, match=r"fdatasync failed: .*EIO") as caught:
             await log.sync()
         assert caught.value.file == path
-        assert "new segment" in (caught.value.next_step or "")
+        assert "podsup restart" in (caught.value.next_step or "")
         with pytest.raises(LogBroken):
             log.append(said("y"))
         with pytest.raises(LogBroken):
