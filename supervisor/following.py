@@ -18,7 +18,6 @@ from protocol.entries import AssistantItem, Message, ToolResultEntry, Usage
 from protocol.status import RunResult
 from protocol.watch import Deliver, Gap, Synced
 
-
 FLEET = ""
 """The source of what the fleet's events tell; a pod's own lanes have its name."""
 
@@ -98,6 +97,8 @@ class RunFollower:
         match told.event:
             case ev.PodExited(cause=cause):
                 return self._done_by_exit(cause)
+            case ev.RunEnd(request_id=request_id) as end if request_id == self.request_id:
+                self.end, self.end_seq = end, header.seq  # the pod's own word may be still to come
             case ev.Status():
                 self.fleet_status_seq = max(self.fleet_status_seq, header.seq)
         return self._done()

@@ -249,7 +249,7 @@ class PodRunner:
         last = tail(files[-1]) if files else ""
         exited = exit_of(status.code, status.signal, last)
         self._feed(f.PodStimulus(name, s.Exited(incarnation, exited)))
-        # After the exit, so that a task which dies unanswered with its pod is not taken for refused.
+        # After the exit: a task that dies unanswered with its pod is not one it has refused.
         self._out(self._broker.drop_pod(name))
 
     async def end_tree(self, name: str, incarnation: int) -> None:

@@ -117,6 +117,8 @@ class Processes:
                 raise Internal(
                     "the fork server did not become ready; see the supervisor's log"
                 ) from error
+            if ours.fileno() < 0:
+                raise Internal("the fork server died while it started")
             self._zygote = zygote
 
     @property
@@ -181,7 +183,8 @@ class Processes:
             self._zygote = None
         zygote.popen.kill()
         zygote.popen.wait()
-        if not zygote.ready.done():
+        was_ready = zygote.ready.done()
+        if not was_ready:
             zygote.ready.set_exception(Internal("the fork server died while it started"))
         for future in zygote.forks.values():
             if not future.done():
@@ -189,7 +192,7 @@ class Processes:
         for process in list(self._pods.values()):
             if process.is_dead:
                 self._settle(process)
-        if not self._closing:
+        if was_ready and not self._closing:  # else the next one would not start either
             self._log("the fork server died; running pods are not touched, a new one is started")
             self._loop.create_task(self._restart_zygote())
 

@@ -36,16 +36,18 @@ class Found:
     pidfd: int | None
 
 
-def end_recorded(records: Iterable[PodRecord], *, grace_s: float) -> list[Exited]:
+def end_recorded(
+    records: Iterable[PodRecord], *, grace_s: float, last_wait_s: float = LAST_WAIT_S
+) -> list[Exited]:
     """End every recorded pod that lives and return what to write down.
 
-    Blocks for two graces at most.
+    Blocks for `grace_s` after SIGTERM and `last_wait_s` after SIGKILL at most.
 
     Raises Conflict naming those that cannot be ended or not be proven gone.
     """
     found = [f for f in (_look(record) for record in records) if f is not None]
     try:
-        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, LAST_WAIT_S)):
+        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, last_wait_s)):
             alive = [f for f in found if not _is_gone(f)]
             for one in alive:
                 _signal(one, number)
@@ -110,10 +112,14 @@ def _is_gone(found: Found) -> bool:
 
 
 def _signal(found: Found, number: signal.Signals) -> None:
-    """Signal the pod; one that was forked but never recorded is found by who holds its lock."""
+    """Signal the pod; one that was forked but never recorded is found by who holds its lock.
+
+    So is what has outlived the pod and keeps the lock.
+    """
     if found.pidfd is not None:
         _send(found.pidfd, number)
-        return
+        if number is signal.SIGTERM:
+            return
     for pid in holders_of(found.lock):
         if pid == os.getpid():
             continue
@@ -138,26 +144,31 @@ def _send(pidfd: int, number: signal.Signals) -> None:
 
 
 def holders_of(path: Path) -> list[int]:
-    """Return the pids that have this very file open."""
+    """Return the pids that hold the lock on this very file; to have it open is not enough."""
     try:
         wanted = path.stat()
     except FileNotFoundError:
         return []
     pids = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _has_open(entry, (wanted.st_dev, wanted.st_ino)):
+        if entry.name.isdigit() and _has_locked(entry, (wanted.st_dev, wanted.st_ino)):
             pids.append(int(entry.name))
     return pids
 
 
-def _has_open(process: Path, wanted: tuple[int, int]) -> bool:
+def _has_locked(process: Path, wanted: tuple[int, int]) -> bool:
     try:
-        for fd in os.listdir(process / "fd"):
-            status = os.stat(process / "fd" / fd)
-            if (status.st_dev, status.st_ino) == wanted:
-                return True
+        fds = os.listdir(process / "fd")
     except OSError:
         return False
+    for fd in fds:
+        try:
+            status = os.stat(process / "fd" / fd)
+            is_it = (status.st_dev, status.st_ino) == wanted
+            if is_it and "FLOCK" in (process / "fdinfo" / fd).read_text():
+                return True
+        except OSError:
+            continue  # closed while we looked
     return False
 
 

@@ -19,6 +19,7 @@ import click
 from protocol.errors import ErrorBody, PodsupError
 from supervisor.cli import exit_codes
 from supervisor.cli.output import OUTPUTS, Output
+from supervisor.version import VERSION
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("fleet_files", "Write a commented podsup.toml to start from."),
@@ -146,7 +147,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
 @_option("--home", take=partial(_take, "home"), metavar="DIR", help="Where podsup keeps its files.")
 @_option("--fleet", take=partial(_take, "fleet"), metavar="NAME", help="The fleet to talk to.")
 @output_option
-@click.version_option(package_name="podsup", prog_name="podsup")
+@click.version_option(VERSION, prog_name="podsup")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Supervise fleets of LLM agents.

@@ -29,7 +29,7 @@ from protocol.errors import (
 )
 from protocol.manifest import PodManifest
 from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence, Sandbox
-from protocol.status import PodStatus
+from protocol.status import OperationState, PodStatus
 from supervisor.core import health as h
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
@@ -61,6 +61,9 @@ from supervisor.core.lifecycle import step
 from supervisor.core.member import Member
 from supervisor.core.operations import KEPT, SAY_EVERY_S, Operation, look
 from supervisor.core.restart import Exit
+
+AT_REST = (Phase.DEFINED, Phase.STOPPED, Phase.FAILED)
+"""Nothing of the pod is alive, nobody will start it unasked, and it has no claim."""
 
 EXIT_ESSENTIAL = 9
 EXIT_NOTHING = 1
@@ -103,14 +106,17 @@ class Fleet:
         return member
 
     def begin_operation(self, request_id: str, kind: str, pods: Iterable[str]) -> Operation:
-        """List a piece of long work."""
+        """List a piece of long work; raises Conflict while another has this id."""
+        if request_id in self._running:
+            raise Conflict(f"other work has the id {request_id}; use another")
         names = tuple(pods)
         since = {n: self.members[n].life.incarnation for n in names if n in self.members}
         operation = Operation(request_id, kind, names, since)
         self.operations[request_id] = self._running[request_id] = operation
         self._touched.update(names)
-        while len(self.operations) > KEPT:
-            self.operations.popitem(last=False)
+        over = [id for id in self.operations if id not in self._running]
+        for id in over[: max(0, len(self.operations) - KEPT)]:
+            del self.operations[id]
         return operation
 
     def remember(self, sender: str, request_id: str, body: Wire, now: float) -> None:
@@ -167,7 +173,7 @@ class Fleet:
                     incarnation=after.incarnation,
                     before=before.status,
                     after=after.status,
-                    why=after.cause + (f": {after.message}" if after.message else ""),
+                    why=_why(after, what),
                 )
             )
         if after.incarnation != before.incarnation:
@@ -225,7 +231,7 @@ class Fleet:
         if error is None:
             member.tasked = True
             return [SaveTasked(name)]
-        if member.is_ready:
+        if member.is_ready and not member.tasked:
             member.task_error = error
         return []
 
@@ -239,7 +245,8 @@ class Fleet:
         member.session_id, member.segment_id = resume.session_id, resume.segment_id
         member.turn = resume.turn
         member.context_tokens, member.context_window = resume.context_tokens, resume.context_window
-        member.usage = resume.usage
+        if not member.life.endpoint:  # later hellos say nothing that its events have not said
+            member.usage = resume.usage
         member.tasked = member.tasked or resume.tasked
         member.health = replace(member.health, fresh=True, silence_s=0.0)
         return self._step(
@@ -315,7 +322,8 @@ class Fleet:
         if control.changes:
             earlier = self._answered.begin(asked.sender, asked.request_id, self._now)
             if isinstance(earlier, tuple):
-                return [Reply(asked.request_id, asked.sender, earlier[1], earlier[0])]
+                ok, body = earlier
+                return [Reply(asked.request_id, asked.sender, body, ok, control.method)]
         try:
             body, out = self._answer(asked)
             ok = True
@@ -354,6 +362,8 @@ class Fleet:
     ) -> tuple[Wire, list[Instruction]]:
         for name in names:
             self.member(name)
+        if self.is_ending and kind in ("restart", "restore"):
+            raise Conflict("the fleet is on its way down")
         if not names and kind != "stop":
             raise InvalidRequest(f"{kind}: no pod was named")
         operation = self.begin_operation(asked.request_id, kind, names)
@@ -374,9 +384,10 @@ class Fleet:
             out += self._step(name, s.Start(cause))
         return out
 
-    def _delete(self, asked: Asked, names: tuple[str, ...]) -> tuple[Wire, list[Instruction]]:
+    def _delete(self, asked: Asked, pods: tuple[str, ...]) -> tuple[Wire, list[Instruction]]:
+        names = tuple(dict.fromkeys(pods))
         for name in names:
-            if self.member(name).life.phase not in NO_PROCESS:
+            if self.member(name).life.phase not in AT_REST:
                 raise Conflict(
                     f"pod {name} is {self.members[name].life.status}; stop it first",
                     next_step=f"podsup stop {name}",
@@ -491,13 +502,20 @@ class Fleet:
         for name, member in self.members.items():
             life = member.life
             assert member.name == name
-            assert not (life.phase in NO_PROCESS and life.pid is not None and life.greeted), (
-                f"{name} is {life.phase} with a pid"
-            )
+            assert life.pid is None or life.phase not in NO_PROCESS, f"{name}: {life.phase}, a pid"
+            assert life.phase in NO_PROCESS or not self._ended, f"{name} outlives its fleet"
             assert life.phase is not Phase.READY or life.endpoint, f"{name} is ready nowhere"
         for operation in self.operations.values():
-            assert operation.id in self.operations
-            assert operation.error is None or operation.state == "failed"
+            is_running = self._running.get(operation.id) is operation
+            assert is_running == (operation.state is OperationState.RUNNING), operation.id
+            assert (operation.error is not None) == (operation.state is OperationState.FAILED)
+
+
+def _why(life: Life, what: s.Stimulus) -> str:
+    last = life.last_exit
+    if isinstance(what, s.TreeGone) and last is not None and last.cause not in life.cause:
+        return f"{life.cause} ({last.cause})"
+    return life.cause + (f": {life.message}" if life.message else "")
 
 
 def exit_of(code: int | None, signal: str | None, tail: str) -> Exit:

@@ -130,6 +130,8 @@ def _blocker(member: Member) -> str:
 
 
 def _gone(member: Member, since: int) -> Verdict:
+    if member.life.incarnation > since:
+        return f"started again: {member.life.cause}"
     return (
         "" if member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF else None
     )
@@ -138,7 +140,7 @@ def _gone(member: Member, since: int) -> Verdict:
 def _ready(member: Member, since: int) -> Verdict:
     if member.life.phase is Phase.FAILED:
         return member.life.message or member.life.cause
-    if member.life.phase is Phase.STOPPED and member.life.incarnation > since:
+    if member.life.phase is Phase.STOPPED:
         return f"stopped: {member.life.cause}"
     if not member.is_ready or member.life.incarnation <= since:
         return None

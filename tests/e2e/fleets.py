@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: scripted fleets, watched runs, bare connections, facts from /proc.
+"""What the end-to-end tests share: fleets, watched runs, bare connections, facts from /proc.
 
 Everything here stands outside of the product: it sees what an operator, a foreign program or the
 kernel sees. `Caller` speaks the wire by itself, so that a reply too many is seen as one.
@@ -26,8 +26,9 @@ from protocol.segments import Text
 from protocol.status import Lane
 from protocol.watch import Deliver, Gap, Synced
 from protocol.wire import EventHeader, RequestHeader, message, unpack
-from supervisor.client import AsyncClient, Client, new_id
+from supervisor.client import AsyncClient, Client
 from supervisor.paths import Paths
+from supervisor.reach import new_id
 from supervisor.watcher import Told
 from tests.support.home import Home
 from tests.support.waiting import eventually
@@ -36,7 +37,7 @@ FLEET = "e2e"
 DEADLINE_S = 20.0
 
 
-# -- fleets -----------------------------------------------------------------------------------------
+# -- fleets --------------------------------------------------------------------------------------
 
 
 def fleet(*pods: str, supervisor: str = "") -> str:
@@ -132,7 +133,7 @@ def history_text(client: Client, pod: str) -> str:
     return json.dumps([entry.to_wire() for entry in history(client, pod)])
 
 
-# -- runs -------------------------------------------------------------------------------------------
+# -- runs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def run_to_end(home: Home, pod: str, text: str) -> ev.RunEnd:
     return asyncio.run(do())
 
 
-# -- the wire, without the product's client ---------------------------------------------------------
+# -- the wire, without the product's client ------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +352,7 @@ def claims(home: Home) -> list[dict[str, Any]]:
     return rows
 
 
-# -- the kernel's word ------------------------------------------------------------------------------
+# -- the kernel's word ---------------------------------------------------------------------------
 
 
 def stat_of(pid: int) -> tuple[str, int]:

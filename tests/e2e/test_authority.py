@@ -103,7 +103,9 @@ def undisturbed(client: Client) -> dict[str, tuple[int | None, int, str]]:
 def test_pod_may_not_command_its_sibling(fleet_home: Home, client: Client) -> None:
     before, heard = undisturbed(client), history_text(client, "bob")
     with callers(fleet_home, token=pod_token(fleet_home, "alice")) as (alice,):
-        codes = {method: alice.call("bob", method, body).code for method, body in TO_A_SIBLING.items()}
+        codes = {
+            method: alice.call("bob", method, body).code for method, body in TO_A_SIBLING.items()
+        }
     assert codes == dict.fromkeys(TO_A_SIBLING, "forbidden")
     assert (undisturbed(client), history_text(client, "bob")) == (before, heard)
 
@@ -150,7 +152,7 @@ def test_token_that_is_nobodys_opens_nothing(fleet_home: Home, client: Client, t
     assert undisturbed(client) == before
 
 
-# -- secrets ----------------------------------------------------------------------------------------
+# -- secrets -------------------------------------------------------------------------------------
 
 HOLDERS = ("journal.jsonl", "metadata.json", "table.json", "token")
 """The files whose purpose is to hold tokens, with their earlier versions."""

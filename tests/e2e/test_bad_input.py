@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from protocol import control as c
+from protocol.methods import ListRewindTargets
 from protocol.wire import MAX_FRAMES, RequestHeader, message, pack
 from supervisor.client import Client
 from tests.e2e.fleets import (
@@ -53,7 +54,9 @@ BAD_FILES = {
     "scope that escapes": (HEAD + '[[pod]]\nname = "a"\n' + WRITES.format("../x"), ["../x", ":5"]),
     "scopes that overlap": (
         HEAD
-        + "".join(f'[[pod]]\nname = "{n}"\n' + WRITES.format(t) for n, t in (("a", "s"), ("b", "s/t"))),
+        + "".join(
+            f'[[pod]]\nname = "{n}"\n' + WRITES.format(t) for n, t in (("a", "s"), ("b", "s/t"))
+        ),
         ["a", "b"],
     ),
     "cycle": (
@@ -114,19 +117,13 @@ def test_records_of_another_workspace_are_refused_and_fresh_begins_anew(home: Ho
 
     home.podsup("start", str(elsewhere), "-d", "--wait", "idle", "--fresh")
     with connect(home) as client:
-        assert client.send("alice", _rewinds()).targets == ()
+        assert client.send("alice", ListRewindTargets()).targets == ()
         assert row(client, "alice").turn == 0
     sessions = [path for path in (home.home / "data").rglob("*.jsonl") if "sessions" in path.parts]
     assert any("first life" in path.read_text() for path in sessions), "nothing is deleted"
 
 
-def _rewinds() -> object:
-    from protocol.methods import ListRewindTargets
-
-    return ListRewindTargets()
-
-
-# -- the control socket -----------------------------------------------------------------------------
+# -- the control socket --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +189,9 @@ def test_garbage_in_a_known_request_is_answered_as_invalid(
 ) -> None:
     token = operator_token(fleet_home)
     with callers(fleet_home) as (caller,):
-        for number, body in enumerate([b"\xff", pack([1]), pack({"input": 7}), pack({"input": []})]):
+        for number, body in enumerate(
+            [b"\xff", pack([1]), pack({"input": 7}), pack({"input": []})]
+        ):
             header = RequestHeader(id=f"bad-{number}", to="alice", method="run", token=token)
             caller.send_frames([pack(header), body])
         assert {one.code for one in caller.wait(*(f"bad-{n}" for n in range(4)))} == {
@@ -229,7 +228,7 @@ def test_bytes_that_are_no_zeromq_do_not_disturb_the_supervisor(
     assert run_to_end(fleet_home, "alice", "still well?").result == "finished"
 
 
-# -- rivals -----------------------------------------------------------------------------------------
+# -- rivals --------------------------------------------------------------------------------------
 
 
 def test_second_supervisor_is_refused_with_the_pid_of_the_first(

@@ -175,7 +175,7 @@ def test_help_of_everything_names_every_command_and_its_example(fleet_home: Home
     assert fleet_home.podsup("--version").stdout.startswith("podsup")
 
 
-# -- what follows until it is stopped ---------------------------------------------------------------
+# -- what follows until it is stopped ------------------------------------------------------------
 
 
 @contextmanager
@@ -224,9 +224,10 @@ def test_attach_without_a_terminal_follows_until_it_is_interrupted(fleet_home: H
 
 def test_events_are_followed_until_it_is_interrupted(fleet_home: Home) -> None:
     make_ready(fleet_home)
-    with connect(fleet_home) as client, following(
-        fleet_home, "events", "-f", "-o", "jsonl"
-    ) as wait_for:
+    with (
+        connect(fleet_home) as client,
+        following(fleet_home, "events", "-f", "-o", "jsonl") as wait_for,
+    ):
         wait_for('"event": "pod_ready"')
         client.request("alice", "run", text_run("hello"), request_id="followed-by-events")
         wait_for("followed-by-events")
@@ -234,18 +235,20 @@ def test_events_are_followed_until_it_is_interrupted(fleet_home: Home) -> None:
 
 def test_logs_are_followed_over_a_restart_until_it_is_interrupted(fleet_home: Home) -> None:
     make_ready(fleet_home)
-    with connect(fleet_home) as client:
-        with following(fleet_home, "logs", "alice", "-f") as wait_for:
-            for _ in range(2):
-                marker = f"printed at {time.monotonic_ns()}"
-                logs: c.LogsTail = client.control(c.LogsTailOf(pod="alice"))
-                with open(logs.path, "a") as file:
-                    file.write(marker + "\n")
-                wait_for(marker)
-                client.operate(c.Restart(pods=("alice",)))
+    with (
+        connect(fleet_home) as client,
+        following(fleet_home, "logs", "alice", "-f") as wait_for,
+    ):
+        for _ in range(2):
+            marker = f"printed at {time.monotonic_ns()}"
+            logs: c.LogsTail = client.control(c.LogsTailOf(pod="alice"))
+            with open(logs.path, "a") as file:
+                file.write(marker + "\n")
+            wait_for(marker)
+            client.operate(c.Restart(pods=("alice",)))
 
 
-# -- exit codes -------------------------------------------------------------------------------------
+# -- exit codes ----------------------------------------------------------------------------------
 
 EXITS = [
     (0, "ps"),
@@ -338,7 +341,7 @@ def test_lines_for_people_have_no_colours_and_results_stand_alone_on_stdout(
         assert done.stderr == ""
 
 
-# -- imports ----------------------------------------------------------------------------------------
+# -- imports -------------------------------------------------------------------------------------
 
 EVERY_COMMAND = """
 import sys, click

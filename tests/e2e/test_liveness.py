@@ -1,4 +1,4 @@
-"""A silent pod: suspect, unreachable, ended at last; and a supervisor that was away blames nobody."""
+"""A silent pod is suspect, unreachable, ended; a supervisor that was away blames nobody."""
 
 from __future__ import annotations
 

@@ -150,7 +150,8 @@ def test_deadline_that_is_over_is_answered_with_timeout_and_the_late_reply_is_dr
     pid = pid_of(client, "alice")
     with callers(fleet_home) as (caller,):
         os.kill(pid, signal.SIGSTOP)
-        late = caller.call("alice", "notify", m.Notify(message="late", auto_run=False), deadline_ms=300)
+        note = m.Notify(message="late", auto_run=False)
+        late = caller.call("alice", "notify", note, deadline_ms=300)
         assert late.code == "timeout"
         os.kill(pid, signal.SIGCONT)
         caller.fence("alice")
@@ -168,12 +169,16 @@ def test_more_requests_than_may_wait_for_a_stopped_pod_are_refused_and_none_is_l
             for caller in opened
         }
         refused = 32 * len(opened) - 256
-        eventually(lambda: _count(asked, "overloaded") == refused, "the rest is refused", DEADLINE_S)
+        eventually(
+            lambda: _count(asked, "overloaded") == refused, "the rest is refused", DEADLINE_S
+        )
         os.kill(pid, signal.SIGCONT)
         for caller, ids in asked.items():
             caller.wait(*ids)
             caller.fence("alice")
-            assert Counter(one.id for one in caller.answers if one.id in ids) == dict.fromkeys(ids, 1)
+            assert Counter(one.id for one in caller.answers if one.id in ids) == dict.fromkeys(
+                ids, 1
+            )
         assert (_count(asked, "ok"), _count(asked, "overloaded")) == (256, refused)
 
 
@@ -196,7 +201,9 @@ def test_requests_to_one_pod_do_not_wait_for_another_that_is_stopped(
 
 
 @pytest.mark.parametrize(
-    ("to", "code"), [("nobody", "unknown_pod"), ("alice", "unreachable")], ids=["unknown", "stopped"]
+    ("to", "code"),
+    [("nobody", "unknown_pod"), ("alice", "unreachable")],
+    ids=["unknown", "stopped"],
 )
 def test_request_to_a_pod_that_is_not_there_is_answered(
     fleet_home: Home, client: Client, to: str, code: str
@@ -207,7 +214,7 @@ def test_request_to_a_pod_that_is_not_there_is_answered(
             assert caller.call(to, method, body).code == code
 
 
-# -- repeated ---------------------------------------------------------------------------------------
+# -- repeated ------------------------------------------------------------------------------------
 
 
 def repeated(home: Home, to: str, method: str, body: Wire, request_id: str) -> list[Answer]:
@@ -320,7 +327,9 @@ def _spawn(client: Client) -> dict[str, Any]:
     return {"name": "carol"}
 
 
-@pytest.mark.parametrize("verb", ["stop", "kill", "restart", "restore", "spawn", "delete", "reclaim"])
+@pytest.mark.parametrize(
+    "verb", ["stop", "kill", "restart", "restore", "spawn", "delete", "reclaim"]
+)
 def test_repeated_control_is_one_operation_with_one_reply(
     fleet_home: Home, client: Client, verb: str
 ) -> None:
@@ -362,5 +371,5 @@ def test_repeated_control_is_one_operation_with_one_reply(
 
 
 def _status(client: Client, pod: str) -> str:
-    rows = {one.name: one.status.value for one in client.control(c.ListFleet()).pods}
-    return rows.get(pod, "gone")
+    ps: c.Ps = client.control(c.ListFleet())
+    return {one.name: one.status.value for one in ps.pods}.get(pod, "gone")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from protocol import control as c
 from protocol import events as ev
 from protocol import methods as m
 from protocol.entries import Invoke, SystemItemEntry, UserInput
-from supervisor.client import AsyncClient, Client, new_id
+from supervisor.client import AsyncClient, Client
+from supervisor.reach import new_id
 from tests.e2e.fleets import (
     DEADLINE_S,
     Seen,
@@ -155,7 +157,7 @@ def test_events_of_a_run_come_in_their_order(fleet_home: Home, client: Client) -
     assert names[-1] == "status"
 
 
-# -- the commands -----------------------------------------------------------------------------------
+# -- the commands --------------------------------------------------------------------------------
 
 
 def test_waited_run_prints_the_answer_and_nothing_else(fleet_home: Home, client: Client) -> None:
@@ -267,14 +269,14 @@ def test_waited_run_whose_pod_dies_ends_with_3(fleet_home: Home, client: Client)
     wait_reborn(client, "alice", pid)
 
 
-# -- the task ---------------------------------------------------------------------------------------
+# -- the task ------------------------------------------------------------------------------------
 
 
 def tasks(client: Client, pod: str = "carol") -> list[str]:
     """Return the inputs of runs that were the task."""
     entries = history(client, pod)
     told = []
-    for before, entry in zip(entries, entries[1:], strict=False):
+    for before, entry in pairwise(entries):
         if isinstance(before, Invoke) and before.request_id == "task":
             assert isinstance(entry, UserInput)
             told.append(getattr(entry.segments[0], "content", ""))

@@ -1,7 +1,7 @@
 """Watching a real pod through real sockets: no gap and no duplicate, whenever one attaches.
 
-The reference is a watcher that was there before the first run, and the segment file. Every other watcher is
-compared with them by (lane, seq) and by entry index.
+The reference is a watcher that was there before the first run, and the segment file. Every other
+watcher is compared with them by (lane, seq) and by entry index.
 """
 
 from __future__ import annotations
@@ -162,17 +162,19 @@ def test_a_watcher_that_attaches_at_any_moment_sees_everything_exactly_once(home
             talking = asyncio.create_task(talk(client, reference))
             others: list[Seen] = []
 
+            async def attach_once(seen: Seen) -> None:
+                await asyncio.sleep(dice.random() * 0.01)
+                mine = attach(transport, endpoint, seen)
+                await until(lambda: bool(seen.synced), "a snapshot came")
+                await until(
+                    lambda: len(seen.delivered) >= FOLLOWED or talking.done(), "events came"
+                )
+                mine.close()
+
             async def attach_often() -> None:
                 while len(others) < ATTACHMENTS:
-                    seen = Seen()
-                    others.append(seen)
-                    await asyncio.sleep(dice.random() * 0.01)
-                    mine = attach(transport, endpoint, seen)
-                    await until(lambda: bool(seen.synced), "a snapshot came")
-                    await until(
-                        lambda: len(seen.delivered) >= FOLLOWED or talking.done(), "events came"
-                    )
-                    mine.close()
+                    others.append(Seen())
+                    await attach_once(others[-1])
 
             try:
                 await asyncio.gather(*(attach_often() for _ in range(AT_ONCE)))
@@ -215,7 +217,7 @@ def test_a_watcher_that_attaches_at_any_moment_sees_everything_exactly_once(home
 
 
 def check_in_flight(seen: Seen, reference: Seen) -> None:
-    """The text a snapshot shows in flight is what its stream had said until then, no more, no less."""
+    """The text that a snapshot shows in flight is what its stream had said until then."""
     snapshot: Any = seen.synced[0].body
     start = seen.start()[Lane.STREAM]
     for block in snapshot["in_flight"]["blocks"]:
@@ -239,7 +241,7 @@ def test_a_watcher_that_loses_every_seventh_event_ends_equal_to_the_log(home: Ho
             endpoint = await endpoint_of(client)
             transport = ZmqTransport(asyncio.get_running_loop())
             reference, lossy = Seen(), Seen()
-            watchers = [
+            watchers: list[Watcher | LossyWatcher] = [
                 attach(transport, endpoint, reference),
                 LossyWatcher(transport, endpoint, lossy),
             ]
@@ -313,9 +315,8 @@ def test_a_watcher_that_is_away_until_the_ring_moved_on_is_told_the_gap(home: Ho
             endpoint = await endpoint_of(client)
             transport = ZmqTransport(asyncio.get_running_loop())
             reference, away = Seen(), Seen()
-            watchers = [attach(transport, endpoint, reference), DeafWatcher(transport, away)]
-            deaf = watchers[1]
-            assert isinstance(deaf, DeafWatcher)
+            deaf = DeafWatcher(transport, away)
+            watchers: list[Watcher | LossyWatcher] = [attach(transport, endpoint, reference), deaf]
             deaf.begin(endpoint)
             await until(lambda: bool(reference.synced and away.synced), "both are live")
             deaf.is_deaf = True
@@ -323,9 +324,7 @@ def test_a_watcher_that_is_away_until_the_ring_moved_on_is_told_the_gap(home: Ho
             deaf.is_deaf = False
             await run_to_end(client, reference)
             await until(lambda: bool(away.gaps), "the gap was told")
-            await until(
-                lambda: away.synced[-1].again and deaf.watch.is_live, "a new snapshot came"
-            )
+            await until(lambda: away.synced[-1].again and deaf.watch.is_live, "a new snapshot came")
             for watcher in watchers:
                 watcher.close()
             transport.close()
