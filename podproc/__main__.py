@@ -17,6 +17,7 @@ from podproc.tools.base import DuplicateTool
 from protocol.birth import Birth
 from protocol.errors import Internal, InvalidRequest, NotAllowed, PodsupError, Unreachable
 from protocol.transport.zeromq import ZmqTransport
+from protocol.unfailing import use_unfailing_stderr
 from protocol.wire import BadFrame, unpack
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -30,6 +31,7 @@ def live(birth_bytes: bytes, life_lock: int) -> int:
     The life lock stays open until the process ends.
     """
     random.seed()
+    use_unfailing_stderr()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     become_subreaper()
     try:

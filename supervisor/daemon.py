@@ -35,6 +35,7 @@ from protocol.segments import Text
 from protocol.status import Lane
 from protocol.transport import Unroutable, WouldBlock
 from protocol.transport.zeromq import ZmqTransport
+from protocol.unfailing import use_unfailing_stderr
 from protocol.watch import Deliver, Gap
 from supervisor import broker as b
 from supervisor.background import Background, say, wall_ms
@@ -404,7 +405,7 @@ class Daemon:
         await self._background.settle(5.0)
         say(f"the fleet is down: {cause}")
         journal = self._taken.journal
-        await self._background.on_disk(journal.append, FleetDown())
+        await self._background.on_disk(journal.note, FleetDown())
         self._runner.close()
         self._transport.close()
         await self._background.on_disk(self._remove_runtime)
@@ -418,12 +419,12 @@ class Daemon:
 
     def _note_done(self, request_id: str, method: str, body: Wire) -> None:
         done = ControlDone(id=request_id, method=method, reply=body.to_wire())
-        self._taken.journal.append(done)
+        self._taken.journal.note(done)
 
     def _write_wish(self, pod: str, desired: Any) -> None:
         known = self._taken.journal.record.pods.get(pod)
         if known is None or known.desired != desired:
-            self._taken.journal.append(Desired(pod=pod, desired=desired))
+            self._taken.journal.note(Desired(pod=pod, desired=desired))
         self._change_metadata(pod, {"desired": desired})
 
     def _change_metadata(self, pod: str, changes: dict[str, Any]) -> None:
@@ -433,7 +434,7 @@ class Daemon:
             store.save(changed)
 
     def _forget(self, pod: str) -> None:
-        self._taken.journal.append(Deleted(pod=pod))
+        self._taken.journal.note(Deleted(pod=pod))
         self._taken.store.file_away(pod)
 
     def _remove_runtime(self) -> None:
@@ -487,6 +488,7 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.umask(0o077)
+    use_unfailing_stderr()
     _raise_open_files()
 
     def answer(up: Up) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from protocol.errors import Conflict
 from supervisor import jsonl
+from supervisor.background import say
 from supervisor.core.fleet_record import KINDS, FleetRecord, Record, fold, snapshot
 from supervisor.durable import write_all, write_atomically
 from supervisor.paths import make_private_dir
@@ -51,6 +52,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         make_private_dir(path.parent)
         records, self.alerts, whole_lines = _parsed(path)
         self.record: FleetRecord = fold(records)
@@ -84,6 +86,16 @@ class Journal:
             raise
         self._size += len(data)
         self.record = fold(records, self.record)
+
+    def note(self, *records: Record) -> None:
+        """Write records that nothing may wait for; where the disk refuses, that is an alert only.
+
+        What they would have told the next supervisor it can still find out: a life lock proves a death.
+        """
+        try:
+            self.append(*records)
+        except OSError as error:
+            say(f"alert: {self._path}: a record was not written: {error.strerror or error}")
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""

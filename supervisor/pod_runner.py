@@ -274,7 +274,7 @@ class PodRunner:
             at=wall_ms(),
         )
         # Not awaited: the disk keeps its order, so this is written before the next intent.
-        self._background.spawn(self._background.on_disk(self._journal.append, record))
+        self._background.spawn(self._background.on_disk(self._journal.note, record))
         self._feed(f.PodStimulus(name, s.TreeGone(incarnation)))
 
     def release(self, name: str) -> None:
