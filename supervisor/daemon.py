@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from supervisor.boot import Boot, Up, clean_environment
 from supervisor.core import fleet_terms as f
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
-from supervisor.core.fleet import Fleet
+from supervisor.core.fleet import EXIT_NOTHING, Fleet
 from supervisor.core.fleet_record import ControlDone, Deleted, Desired, FleetDown, FleetStarted
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
@@ -60,6 +61,7 @@ from supervisor.watcher import Told
 TICK_S = 1.0
 TASK_REQUEST = "task"
 TASK_DEADLINE_S = 30.0
+HEARD_S = 5.0
 
 
 class Daemon:
@@ -78,6 +80,7 @@ class Daemon:
         self._expiry: asyncio.TimerHandle | None = None
         self._spawning: set[str] = set()
         self._warned: dict[str, float] = {}
+        self._down_asked = asyncio.Event()
         self._done: asyncio.Future[int] = self._loop.create_future()
 
     # -- from nothing to serving
@@ -272,11 +275,17 @@ class Daemon:
             case c.LogsTailOf() as wanted:
                 work = partial(self._desk.logs_tail, wanted)
                 self._background.spawn(self._answer_later(asked, work))
+            case c.Down():
+                self._down_asked.set()
+                self._to_fleet(asked)
             case c.Spawn() as spawn:
                 self._background.spawn(self._spawn_pod(asked, spawn))
             case _:
-                self._answers[(asked.sender.name, asked.request_id)] = asked.route
-                self._feed(f.Asked(asked.request_id, asked.sender.name, asked.control))
+                self._to_fleet(asked)
+
+    def _to_fleet(self, asked: b.ControlAsked) -> None:
+        self._answers[(asked.sender.name, asked.request_id)] = asked.route
+        self._feed(f.Asked(asked.request_id, asked.sender.name, asked.control))
 
     def _reply(self, asked: b.ControlAsked, body: Wire) -> None:
         self._send(self._broker.reply(asked.route, asked.request_id, body))
@@ -402,6 +411,10 @@ class Daemon:
 
     async def _end(self, code: int, cause: str) -> None:
         """Everything is gone: write it down, remove the sockets, leave."""
+        if code == EXIT_NOTHING:  # whoever started it wants to hear why, and then asks for the end
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARD_S):
+                    await self._down_asked.wait()
         await self._background.settle(5.0)
         say(f"the fleet is down: {cause}")
         journal = self._taken.journal

@@ -90,7 +90,7 @@ class Journal:
     def note(self, *records: Record) -> None:
         """Write records that nothing may wait for; where the disk refuses, that is an alert only.
 
-        What they would have told the next supervisor it can still find out: a life lock proves a death.
+        What they would have told the next supervisor it can find out: a life lock proves a death.
         """
         try:
             self.append(*records)

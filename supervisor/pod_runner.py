@@ -124,7 +124,7 @@ class PodRunner:
         for one, outcome in zip(starts, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
                 refused = s.StartRefused(one.incarnation, outcome.code, str(outcome))
-                self._feed(f.PodStimulus(one.manifest.name, refused))
+                self._feed(f.Refused(one.manifest.name, refused, outcome.details))
             else:
                 self._background.spawn(self._fork(outcome))
 

@@ -12,6 +12,7 @@ has them all. Both ends are in this file because neither package may import the 
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ class MessageReader:
             raise ChannelClosed from error
         if not data:
             raise ChannelClosed
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recv_fds of this Python drops MSG_CMSG_CLOEXEC
         self._buffer += data
         self._fds += fds
         out: list[tuple[dict[str, Any], list[int]]] = []

@@ -48,8 +48,10 @@ def attach(app: App, pod: str, everything: bool, once: bool) -> None:
 
     Without a terminal it follows only, until the pod is stopped or failed (exit code 3), its
     supervisor is gone (4), or a signal comes. With -o jsonl it prints snapshots and events as JSON
-    lines.
+    lines, with --once -o json one document.
     """
+    if app.output == "json" and not once:
+        raise click.UsageError("one JSON document wants --once; -o jsonl follows")
     if app.output in ("json", "jsonl"):
         with_client(app, lambda client: _print_events(app, client, pod, once))
     elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -77,8 +79,11 @@ async def _print_lines(client: AsyncClient, pod: str, everything: bool, once: bo
 async def _print_events(app: App, client: AsyncClient, pod: str, once: bool) -> None:
     async with aclosing(told_of(client, pod)) as feed:
         async for told in feed:
-            if (row := _row_of(told)) is not None:
+            row = _row_of(told)
+            if row is not None and app.output == "jsonl":
                 app.out.line(row)
+            elif row is not None and _is_snapshot(told):
+                app.out.document(row)
             if once and _is_snapshot(told):
                 return
             _raise_if_ended(pod, told)

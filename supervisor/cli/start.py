@@ -105,7 +105,9 @@ async def _detached(app: App, boot: Boot, pid: int, wait: str | None, timeout: f
             )
         except PodsupError as error:
             code = exit_codes.code_of(error)
-            if boot.atomic and code != exit_codes.TIMED_OUT:
+            failed = error.details.get("pods", {})
+            nothing_started = {p.name for p in boot.pods} <= set(failed)
+            if nothing_started or (boot.atomic and code != exit_codes.TIMED_OUT):
                 await _end(client, pid)
             app.out.error(error.to_body())
             raise Failed(_start_code(error, code)) from None

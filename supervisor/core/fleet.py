@@ -47,6 +47,7 @@ from supervisor.core.fleet_terms import (
     Instruction,
     PodStimulus,
     Publish,
+    Refused,
     Reply,
     SaveTasked,
     Spawned,
@@ -130,6 +131,10 @@ class Fleet:
         match stimulus:
             case PodStimulus(pod, what):
                 out = self._step(pod, what)
+            case Refused(pod, refusal, details):
+                if pod in self.members:
+                    self.members[pod].refusal = details
+                out = self._step(pod, refusal)
             case Hello():
                 out = self._on_hello(stimulus)
             case Beat():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from protocol import control as c
 from protocol import events as ev
@@ -22,6 +23,15 @@ class PodStimulus:
 
     pod: str
     what: s.Stimulus
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A start was refused; `details` is the evidence, such as who holds what it would write."""
+
+    pod: str
+    refusal: s.StartRefused
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,7 @@ class Ticked:
 
 Stimulus: TypeAlias = (
     PodStimulus
+    | Refused
     | Hello
     | Beat
     | StatusHeard

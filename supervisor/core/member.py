@@ -6,7 +6,9 @@ Its manifest, its life, its health, and what it last said of itself.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from protocol import control as c
 from protocol.entries import Usage
@@ -49,6 +51,7 @@ class Member:
     tasked: bool = False
     task_sent: bool = False
     task_error: str | None = None
+    refusal: Mapping[str, Any] = field(default_factory=dict)
     wake_at: float | None = None
     story: deque[c.StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
 

@@ -102,18 +102,24 @@ def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[
     operation.state = OperationState.DONE
     if operation.failures:
         operation.state = OperationState.FAILED
-        operation.error = _error_of(operation)
+        operation.error = _error_of(operation, members)
     return True
 
 
-def _error_of(operation: Operation) -> ErrorBody:
+def _error_of(operation: Operation, members: Mapping[str, Member]) -> ErrorBody:
+    """The first failure's code and evidence, and what failed of each."""
     name = next(iter(operation.failures))
+    evidence = members[name].refusal if name in members else {}
     code = operation.codes.get(name, "")
     known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
     return ErrorBody(
         code=known,
         message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
-        details={"pods": dict(operation.failures), "causes": dict(operation.codes)},
+        details={
+            **evidence,
+            "pods": dict(operation.failures),
+            "causes": dict(operation.codes),
+        },
         next=f"podsup why {name}",
     )
 

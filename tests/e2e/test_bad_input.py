@@ -73,8 +73,19 @@ BAD_FILES = {
 }
 
 
+@pytest.fixture(scope="module")
+def empty_home() -> Iterator[Home]:
+    """A home in which nothing is ever started."""
+    home = Home()
+    yield home
+    home.remove()
+
+
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_bad_fleet_file_is_refused_with_its_place_and_starts_nothing(home: Home, what: str) -> None:
+def test_bad_fleet_file_is_refused_with_its_place_and_starts_nothing(
+    empty_home: Home, what: str
+) -> None:
+    home = empty_home
     text, named = BAD_FILES[what]
     (home.work / "podsup.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     said = home.podsup("start", "-d", "--wait", "idle", ok=5).stderr
@@ -85,19 +96,19 @@ def test_bad_fleet_file_is_refused_with_its_place_and_starts_nothing(home: Home,
     assert not (home.home / "run").exists() or home.sockets() == []
 
 
-def test_fleet_file_that_is_not_there_is_told_and_starts_nothing(home: Home) -> None:
-    said = home.podsup("start", "nowhere.toml", "-d", ok={2, 5}).stderr
+def test_fleet_file_that_is_not_there_is_told_and_starts_nothing(empty_home: Home) -> None:
+    said = empty_home.podsup("start", "nowhere.toml", "-d", ok={2, 5}).stderr
     assert "nowhere.toml" in said
-    assert home.processes() == {}
+    assert empty_home.processes() == {}
 
 
-def test_check_finds_all_mistakes_at_once_with_line_key_and_nearest_name(home: Home) -> None:
-    home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\ntaks = "x"\n[[pod]]\nnam = "b"\n')
-    mistakes = home.json("check", ok=5)["error"]["details"]["mistakes"]
+def test_check_finds_all_mistakes_at_once_with_line_key_and_nearest_name(empty_home: Home) -> None:
+    empty_home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\ntaks = "x"\n[[pod]]\nnam = "b"\n')
+    mistakes = empty_home.json("check", ok=5)["error"]["details"]["mistakes"]
     found = {(one["line"], one["key"].rpartition(".")[2]): one["suggestion"] for one in mistakes}
     assert (found[5, "taks"], found[7, "nam"]) == ("task", "name")
-    home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\n')
-    assert home.json("check")["pods"] == ["a"]
+    empty_home.write("podsup.toml", HEAD + '[[pod]]\nname = "a"\n')
+    assert empty_home.json("check")["pods"] == ["a"]
 
 
 def test_records_of_another_workspace_are_refused_and_fresh_begins_anew(home: Home) -> None:
@@ -280,11 +291,11 @@ def test_stale_socket_files_are_no_obstacle(home: Home) -> None:
     assert not (folder / "old.1.sock").exists()
 
 
-def test_home_too_long_for_a_socket_is_told_with_both_lengths(home: Home) -> None:
-    home.write("podsup.toml", fleet('"alice"'))
-    long = home.root / ("x" * 100)
-    said = home.podsup("--home", str(long), "start", "-d", ok=2).stderr
+def test_home_too_long_for_a_socket_is_told_with_both_lengths(empty_home: Home) -> None:
+    empty_home.write("podsup.toml", fleet('"alice"'))
+    long = empty_home.root / ("x" * 100)
+    said = empty_home.podsup("--home", str(long), "start", "-d", ok=2).stderr
     assert "107" in said
     assert "--home" in said
-    assert home.processes() == {}
+    assert empty_home.processes() == {}
     assert not Path(long, "run").exists()

@@ -125,7 +125,7 @@ def test_pod_silent_over_its_hang_timeout_is_ended_with_its_tree_and_started_aga
 
 
 async def _events_while(home: Home, away: Iterable[int], supervisor: int) -> list[str]:
-    """Stop the processes for 6 s; return what the fleet told until three looks after that."""
+    """Stop the processes for 6 s; return what the fleet told until two looks after that."""
     async with connected(home) as client:
         watching = await Watching(client).fleet()
         with stopped(*away):
@@ -133,7 +133,7 @@ async def _events_while(home: Home, away: Iterable[int], supervisor: int) -> lis
             eventually(lambda: time.monotonic() >= end, "time passes", AWAY_S + DEADLINE_S)
         woken = (await _ping(client)).uptime_s
         async with asyncio.timeout(DEADLINE_S):
-            while (await _ping(client)).uptime_s < woken + 3.5:
+            while (await _ping(client)).uptime_s < woken + 2.5:
                 await asyncio.sleep(0.05)
         assert (await _ping(client)).pid == supervisor
         # An event of our own: what was published before it has been seen when it is.

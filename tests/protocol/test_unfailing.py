@@ -1,4 +1,4 @@
-"""A full disk must not end a process that only wanted to say something. /dev/full is such a disk."""
+"""A full disk must not end a process that only wanted to say so. /dev/full is such a disk."""
 
 from __future__ import annotations
 
