@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from podproc.turn import Request
+from podproc.turn_terms import Request
 from protocol.base import Wire
 from protocol.calls import Answered, InProgress
 from protocol.control import Control, Hello, Progress, Welcome

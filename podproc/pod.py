@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from podproc import turn as t
+from podproc import turn_terms as t
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
 from podproc.models.base import Model, Places
@@ -28,6 +28,7 @@ from podproc.queries import Queries, rewind_targets
 from podproc.recorder import Position, Recorder
 from podproc.session.store import SessionStore
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
+from podproc.turn import Turn
 from podproc.watchers import Watchers
 from protocol import events as ev
 from protocol import methods as m
@@ -123,7 +124,7 @@ class Pod:
             progress=self._progress,
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
-        self._turn = t.Turn(restored, can_compact=False)
+        self._turn = Turn(restored, can_compact=False)
         self._queries = Queries(
             birth, self._record, self._tools.view, status=lambda: self._turn.state.status
         )

@@ -10,7 +10,7 @@ from podproc.session.replay import Replayed
 from podproc.tools.base import ToolFailure, off_loop
 from podproc.tools.fsview import ScopeView
 from podproc.toolset import summary_of
-from podproc.turn import Request
+from podproc.turn_terms import Request
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth

@@ -17,7 +17,7 @@ from podproc.notifications import Inbox
 from podproc.session.log import SegmentLog
 from podproc.session.replay import EMPTY, Replayed, apply, fold
 from podproc.session.store import SessionStore
-from podproc.turn import ClosePrevious, RunPlan
+from podproc.turn_terms import ClosePrevious, RunPlan
 from podproc.watchers import Watchers
 from protocol import entries as en
 from protocol import events as ev

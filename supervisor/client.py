@@ -30,6 +30,7 @@ from protocol.errors import (
     Unreachable,
     error_from_body,
 )
+from protocol.segments import Segment, Text
 from protocol.status import Lane
 from protocol.transport.zeromq import ZmqTransport
 from protocol.watch import Deliver, Synced, Watch
@@ -45,9 +46,10 @@ from protocol.wire import (
     read_header,
 )
 from supervisor.choice import choose_fleet
-from supervisor.following import FLEET
+from supervisor.following import FLEET, RunDone
 from supervisor.paths import Paths
 from supervisor.reach import is_listening, new_id, no_supervisor
+from supervisor.submitting import submit
 from supervisor.watcher import Told, Watcher
 
 LOOK_S = 0.25
@@ -76,7 +78,7 @@ class AsyncClient:
         self._token = token
         self._asked = Asked()
         self._calls: dict[str, _Call] = {}
-        self._followed: list[Watcher] = []
+        self._followed: list[tuple[asyncio.Queue[tuple[str, Told]], Watcher]] = []
         self._events_endpoint: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._transport = ZmqTransport(self._loop)
@@ -110,7 +112,7 @@ class AsyncClient:
         """End the connection and every subscription."""
         if self._timer is not None:
             self._timer.cancel()
-        for watcher in self._followed:
+        for _, watcher in self._followed:
             watcher.close()
         self._transport.close()
 
@@ -192,7 +194,7 @@ class AsyncClient:
         for request_id in due:
             if request_id in self._calls:
                 self._dealer.send(self._calls[request_id].frames)
-        for watcher in self._followed:
+        for _, watcher in self._followed:
             watcher.tick()
 
     def _fail(self, request_id: str, error: PodsupError) -> None:
@@ -263,12 +265,19 @@ class AsyncClient:
                 queue.put_nowait((tag, told))
 
         watcher = Watcher(self._transport, endpoint, watch, on_told=tell, clock=time.monotonic)
-        self._followed.append(watcher)
+        self._followed.append((queue, watcher))
         return watcher
+
+    def unwatch(self, queue: asyncio.Queue[tuple[str, Told]]) -> None:
+        """End the subscriptions that fill this queue."""
+        for watched, watcher in self._followed:
+            if watched is queue:
+                watcher.close()
+        self._followed = [(q, w) for q, w in self._followed if q is not queue]
 
     def unwatch_all(self) -> None:
         """End every subscription."""
-        for watcher in self._followed:
+        for _, watcher in self._followed:
             watcher.close()
         self._followed.clear()
 
@@ -283,7 +292,9 @@ class AsyncClient:
                     if isinstance(told, Synced):
                         return told.body
         except TimeoutError as error:
-            raise Unreachable(f"pod {pod} shows nothing of itself") from error
+            raise Unreachable(f"pod {pod} shows nothing of itself", pod=pod) from error
+        finally:
+            self.unwatch(queue)
 
     async def events(self, *, pod: str | None = None) -> AsyncGenerator[Told]:
         """Yield what the fleet's events tell, for ever: Synced first, then Deliver and Gap."""
@@ -303,6 +314,35 @@ class AsyncClient:
                 if not self.is_supervised and queue.empty():
                     raise no_supervisor(self.fleet) from None
 
+    # -- runs
+
+    async def run(
+        self,
+        pod: str,
+        text: str | Iterable[Segment],
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+        on_text: Callable[[str], None] = lambda text: None,
+        on_busy: Callable[[], None] = lambda: None,
+    ) -> RunDone | None:
+        """Submit a turn; with `wait` return how its run ended, else None once it is accepted.
+
+        `on_text` gets the answer as it streams. A run that the pod started by itself is waited for,
+        with `on_busy` called once. Raises AlreadyRunning for somebody's own run, Timeout,
+        Unreachable.
+        """
+        segments = (Text(content=text),) if isinstance(text, str) else tuple(text)
+        return await submit(
+            self,
+            pod,
+            segments,
+            wait=wait,
+            timeout_s=timeout_s,
+            on_text=on_text,
+            on_busy=on_busy,
+        )
+
     # -- operations
 
     async def operate(
@@ -314,11 +354,14 @@ class AsyncClient:
     ) -> dict[str, Any]:
         """Do long work to its end; returns its result, raises what it failed with, or Timeout."""
         queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
-        await self.watch_fleet(queue, pod="")
-        started: c.Started = await self.control(control)
-        return await self.wait_operation(
-            started.operation, queue, timeout_s=timeout_s, on_progress=on_progress
-        )
+        try:
+            await self.watch_fleet(queue, pod="")
+            started: c.Started = await self.control(control)
+            return await self.wait_operation(
+                started.operation, queue, timeout_s=timeout_s, on_progress=on_progress
+            )
+        finally:
+            self.unwatch(queue)
 
     async def wait_operation(
         self,

@@ -24,7 +24,7 @@ from podproc.models import base
 from podproc.models.base import ModelRequest, ProviderFailure, StreamCut
 from podproc.tools.base import Call, Registry
 from podproc.tools.base import ToolResult as Outcome
-from podproc.turn import Ending, RunOver
+from podproc.turn_terms import Ending, RunOver
 from protocol import events as ev
 from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult, Usage
 from protocol.errors import ErrorBody, ErrorCode, PodsupError

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from protocol import methods as m
-from protocol.errors import AlreadyRunning, Timeout
 from protocol.segments import FileRef, Segment, Text
-from protocol.watch import Synced
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
 from supervisor.cli.asking import with_client
 from supervisor.cli.output import note
 
 if TYPE_CHECKING:
-    from supervisor.client import AsyncClient
-    from supervisor.following import RunDone
-    from supervisor.watcher import Told
+    pass
 
 _REFERENCE = re.compile(r"(?<!\S)@([^\s@]+)")
-_SELF_STARTED = ("notify", "pod_event")
-RETRY_S = 0.1
 
 
 @command("run", example='podsup run alice "What is in data.txt?" --wait')
@@ -47,13 +39,13 @@ def run(app: App, pod: str, text: str, wait: bool, stream: bool, timeout: float 
     streams = stream and app.output == "table"
     done = with_client(
         app,
-        lambda client: submit(
-            client,
+        lambda client: client.run(
             pod,
             segments,
             wait=wait,
             timeout_s=timeout,
             on_text=show if streams else lambda piece: None,
+            on_busy=lambda: note(f"{pod} works on a notification; waiting for its end"),
         ),
     )
     if done is None:
@@ -102,68 +94,3 @@ def parse_input(text: str) -> tuple[Segment, ...]:
     if at < len(text):
         segments.append(Text(content=text[at:]))
     return tuple(segments)
-
-
-async def submit(
-    client: AsyncClient,
-    pod: str,
-    segments: tuple[Segment, ...],
-    *,
-    wait: bool,
-    timeout_s: float | None,
-    on_text: Callable[[str], None],
-) -> RunDone | None:
-    """Submit a run, and follow it to its end with `wait`.
-
-    Raises what it was refused with, or Timeout.
-    """
-    method = m.Run(input=segments)
-    patience = 60.0 if timeout_s is None else timeout_s
-    if not wait:
-        await _send_when_free(client, pod, method, patience)
-        return None
-    from supervisor.following import RunFollower
-
-    queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
-    await client.watch_pod(pod, queue)
-    await client.watch_fleet(queue, pod=pod)
-    synced: set[str] = set()
-    follower = RunFollower(pod, "", on_text)
-    try:
-        async with asyncio.timeout(timeout_s):
-            while len(synced) < 2:
-                source, told = await queue.get()
-                if isinstance(told, Synced):
-                    synced.add(source)
-            follower.request_id = await _send_when_free(client, pod, method, patience)
-            while True:
-                source, told = await client.next_of(queue)
-                if (done := follower.take(source, told)) is not None:
-                    return done
-    except TimeoutError:
-        raise Timeout(
-            f"the run of {pod} goes on after {timeout_s:g} s",
-            next_step=f"podsup wait {pod} --for idle",
-        ) from None
-
-
-async def _send_when_free(client: AsyncClient, pod: str, method: m.Run, patience_s: float) -> str:
-    """Send the run and return its id; one that the pod started by itself is waited for."""
-    from supervisor.reach import new_id
-
-    loop = asyncio.get_running_loop()
-    end = loop.time() + patience_s
-    said = False
-    while True:
-        request_id = new_id()
-        try:
-            await client.request(pod, m.Run.method, method, request_id=request_id)
-        except AlreadyRunning as busy:
-            if busy.details.get("trigger") not in _SELF_STARTED or loop.time() >= end:
-                raise
-            if not said:
-                note(f"{pod} works on a notification; waiting for its end")
-                said = True
-            await asyncio.sleep(RETRY_S)
-        else:
-            return request_id

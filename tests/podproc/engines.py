@@ -11,7 +11,7 @@ from podproc.engine.loop import EngineLoop
 from podproc.models import base
 from podproc.tools.base import Call, Registry, Tool, ToolArgs
 from podproc.tools.base import ToolResult as Outcome
-from podproc.turn import RunOver
+from podproc.turn_terms import RunOver
 from protocol import events as ev
 from protocol.entries import Item, Message, ToolCall, ToolResult, Usage
 from protocol.errors import Internal

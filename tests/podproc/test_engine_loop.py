@@ -12,7 +12,7 @@ from podproc.models import base
 from podproc.models.base import Places, ProviderFailure, StreamCut
 from podproc.models.scripted import ScriptedModel
 from podproc.tools.base import Call
-from podproc.turn import Ending, RunOver
+from podproc.turn_terms import Ending, RunOver
 from protocol import events as ev
 from protocol.entries import Message, Reasoning, ToolCall, ToolResult, Usage
 from protocol.manifest import Engine, Model, Retry, ScriptedAnswer, ScriptedCall, Timeouts

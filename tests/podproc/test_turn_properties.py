@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podproc import turn as t
+from podproc import turn_terms as t
+from podproc.turn import Turn
 from protocol import methods as m
 from protocol.errors import ErrorBody, Internal
 from protocol.pod_events import ScopeSubDelegated, TurnEnded
@@ -75,7 +76,7 @@ class Shell:
     """A shell that carries everything out in its own time, and keeps books."""
 
     def __init__(self, status: PodStatus, can_compact: bool) -> None:
-        self.turn = t.Turn(status, can_compact=can_compact)
+        self.turn = Turn(status, can_compact=can_compact)
         self.answers: Counter[str] = Counter()
         self.beginning: t.Begin | None = None
         self.engine: t.RunPlan | None = None

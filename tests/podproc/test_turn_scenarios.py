@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from podproc import turn as t
+from podproc import turn_terms as t
+from podproc.turn import TurnState
 from protocol import methods as m
 from protocol.errors import ErrorBody, Internal, InvalidRequest
 from protocol.status import PodStatus, RunResult, Trigger
@@ -34,7 +35,7 @@ def test_a_run_that_cannot_begin_is_refused_and_nothing_is_published() -> None:
     machine = Machine()
     machine.ask(run())
     assert machine.feel(t.BeginFailed(InvalidRequest("no such workflow"))) == "invalid_request"
-    assert machine.state == t.TurnState()
+    assert machine.state == TurnState()
 
 
 @pytest.mark.parametrize("method", [run(), ask(m.Resume())])

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from podproc import turn as t
+from podproc import turn_terms as t
+from podproc.turn import TurnState
+from podproc.turn_table import METHODS, Column
 from protocol import methods as m
 from protocol.errors import ErrorBody
 from protocol.pod_events import Errored, ShutDown
@@ -15,7 +17,7 @@ from protocol.segments import Text
 from protocol.status import PodStatus, RunResult
 from tests.podproc.turns import Machine, ask, child, child_ended, child_lent, in_column, notify, run
 
-COLUMNS = tuple(t.Column)
+COLUMNS = tuple(Column)
 TARGET = m.RewindTargetId(segment_id="s", user_input_entry_index=2)
 
 
@@ -117,7 +119,7 @@ TABLE = {
 CELLS = [(name, column) for name in TABLE for column in COLUMNS]
 
 
-def cell(name: str, column: t.Column) -> str:
+def cell(name: str, column: Column) -> str:
     """Return what the table says; a cell without an arrow stays in its column."""
     _, *cells = TABLE[name]
     text = str(cells[COLUMNS.index(column)])
@@ -136,17 +138,17 @@ def in_phases_of_running() -> dict[str, Machine]:
 def test_every_method_has_a_row_here_and_there(method: str) -> None:
     rows = [name for name, row in TABLE.items() if row.request.method.method == method]
     assert rows, f"no row for {method}"
-    assert len(t.METHODS[m.METHODS[method]]) == len(COLUMNS), f"a cell of {method} is missing"
+    assert len(METHODS[m.METHODS[method]]) == len(COLUMNS), f"a cell of {method} is missing"
 
 
 @pytest.mark.parametrize(("name", "column"), CELLS)
-def test_every_cell_does_what_the_table_says(name: str, column: t.Column) -> None:
+def test_every_cell_does_what_the_table_says(name: str, column: Column) -> None:
     machine = in_column(column)
     assert f"{machine.ask(TABLE[name].request)} -> {machine.state.column}" == cell(name, column)
 
 
 @pytest.mark.parametrize(("name", "column"), CELLS)
-def test_a_refusal_or_an_answer_changes_nothing(name: str, column: t.Column) -> None:
+def test_a_refusal_or_an_answer_changes_nothing(name: str, column: Column) -> None:
     refused = {"not_running", "not_paused", "already_running", "invalid_request", "answer"}
     machine = in_column(column)
     before = machine.state
@@ -155,7 +157,7 @@ def test_a_refusal_or_an_answer_changes_nothing(name: str, column: t.Column) -> 
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-def test_an_event_for_the_tools_alone_changes_nothing(column: t.Column) -> None:
+def test_an_event_for_the_tools_alone_changes_nothing(column: Column) -> None:
     machine = in_column(column)
     before = machine.state
     machine.ask(child_lent())
@@ -180,8 +182,8 @@ def test_a_stop_is_accepted_from_staging_to_the_end_of_a_run(method: m.Method, p
     assert machine.ask(method).split(", ")[0] == "accepted"
 
 
-@pytest.mark.parametrize("column", [t.Column.COMPACTING, t.Column.RUNNING])
-def test_a_second_compaction_is_refused_by_the_name_of_compact(column: t.Column) -> None:
+@pytest.mark.parametrize("column", [Column.COMPACTING, Column.RUNNING])
+def test_a_second_compaction_is_refused_by_the_name_of_compact(column: Column) -> None:
     [refusal] = in_column(column).do(t.Asked(ask(m.Compact())))
     assert isinstance(refusal, t.Reply)
     assert "compact" in str(refusal.error)
@@ -189,7 +191,7 @@ def test_a_second_compaction_is_refused_by_the_name_of_compact(column: t.Column)
 
 @pytest.mark.parametrize("name", ["compact", "rewind_to"])
 def test_a_paused_pod_says_what_would_be_allowed(name: str) -> None:
-    [refusal] = in_column(t.Column.PAUSED).do(t.Asked(TABLE[name].request))
+    [refusal] = in_column(Column.PAUSED).do(t.Asked(TABLE[name].request))
     assert isinstance(refusal, t.Reply)
     assert "resume" in str(refusal.error)
     assert "fresh run" in str(refusal.error)
@@ -209,7 +211,7 @@ def test_a_pod_without_a_compactor_says_so() -> None:
     [refusal] = machine.do(t.Asked(ask(m.Compact())))
     assert isinstance(refusal, t.Reply)
     assert "not available in this version" in str(refusal.error)
-    assert machine.state == t.TurnState()
+    assert machine.state == TurnState()
 
 
 # -- how runs end --------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from itertools import count
 from typing import assert_never
 
-from podproc import turn as t
+from podproc import turn_terms as t
+from podproc.turn import Turn, TurnState
+from podproc.turn_table import Column
 from protocol import methods as m
 from protocol.errors import PodsupError
 from protocol.pod_events import PodEvent, ScopeSubDelegated, TurnEnded
@@ -50,10 +52,10 @@ class Machine:
     """A turn with a shell that stores notifications; everything else is answered by the test."""
 
     def __init__(self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True) -> None:
-        self.turn = t.Turn(status, can_compact=can_compact)
+        self.turn = Turn(status, can_compact=can_compact)
 
     @property
-    def state(self) -> t.TurnState:
+    def state(self) -> TurnState:
         return self.turn.state
 
     def feel(self, stimulus: t.Stimulus) -> str:
@@ -108,17 +110,17 @@ class Machine:
         return f"{first}, {self.feel(closed or t.Closed())}"
 
 
-def in_column(column: t.Column) -> Machine:
+def in_column(column: Column) -> Machine:
     """Return a machine that came to the column by what can really happen."""
     machine = Machine()
     match column:
-        case t.Column.IDLE:
+        case Column.IDLE:
             pass
-        case t.Column.COMPACTING:
+        case Column.COMPACTING:
             machine.compacting()
-        case t.Column.RUNNING:
+        case Column.RUNNING:
             machine.running()
-        case t.Column.PAUSED:
+        case Column.PAUSED:
             machine.paused()
         case _:
             assert_never(column)

@@ -19,6 +19,8 @@ from protocol.errors import Internal
 from protocol.transport.fork_channel import MessageReader, send_message
 from supervisor.processes import ExitStatus, ZygoteDied, children_of, descendants_of
 from tests.supervisor.apart import PROJECT, Shell, run_apart, state_of, until
+from tests.support.home import Home
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.process
 
@@ -229,6 +231,20 @@ def test_closing_ends_the_fork_server_and_does_not_start_another(folder: Path) -
         assert (children_of(os.getpid()), shell.said) == ([], [])
 
     run_apart(scenario, folder)
+
+
+def test_pods_that_crash_leave_neither_zombies_nor_handles_below_a_supervisor(home: Home) -> None:
+    home.write("podsup.toml", '[[pod]]\nname = "alice"\nrestart = "always"\n')
+    home.podsup("start", "-d", "--wait", "ready")
+    supervisor = home.json("ps")["supervisor"]["pid"]
+    for deaths in range(1, 3):
+        os.kill(home.json("ps")["pods"][0]["pid"], signal.SIGKILL)
+        eventually(lambda n=deaths: home.json("ps")["pods"][0]["restarts"] == n, "it is restarted")  # type: ignore[misc]
+        eventually(lambda: home.json("ps")["pods"][0]["status"] == "idle", "it is back")
+
+    eventually(lambda: len(descendants_of(supervisor)) == 2, "a zygote and one pod are there")
+    pidfds = [t for t in links_of(supervisor).values() if t == "anon_inode:[pidfd]"]
+    assert len(pidfds) == 1
 
 
 # -- the zygote alone
