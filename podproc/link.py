@@ -20,7 +20,8 @@ from podproc.turn_terms import Request
 from protocol.base import Wire
 from protocol.calls import Answered, InProgress
 from protocol.control import Control, Hello, Progress, Welcome
-from protocol.errors import ErrorBody, InvalidRequest, PodsupError, Timeout, error_from_body
+from protocol.error_body import ErrorBody, error_from_body
+from protocol.errors import InvalidRequest, PodsupError, Timeout
 from protocol.methods import decode_method
 from protocol.status import Lane, PodStatus
 from protocol.transport import Transport, WouldBlock

@@ -36,14 +36,8 @@ from protocol.base import Wire
 from protocol.birth import Birth
 from protocol.control import Hello, Progress, Resume
 from protocol.entries import SystemItem
-from protocol.errors import (
-    Conflict,
-    ErrorBody,
-    ErrorCode,
-    Internal,
-    InvalidRequest,
-    PodsupError,
-)
+from protocol.error_body import ErrorBody
+from protocol.errors import Conflict, ErrorCode, Internal, InvalidRequest, PodsupError
 from protocol.ids import uuid7
 from protocol.lanes import Lanes
 from protocol.manifest import Scheme

@@ -22,7 +22,8 @@ from podproc.watchers import Watchers
 from protocol import entries as en
 from protocol import events as ev
 from protocol.entries import Item, SystemItem, ToolCall, ToolResult, Usage
-from protocol.errors import ErrorBody, ErrorCode, InvalidRequest
+from protocol.error_body import ErrorBody
+from protocol.errors import ErrorCode, InvalidRequest
 from protocol.segments import Segment
 from protocol.snapshot import ALERTS_KEPT, TAIL_BYTES, TAIL_ENTRIES, AlertRecord
 from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult

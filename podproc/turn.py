@@ -64,9 +64,9 @@ from podproc.turn_terms import (
     Woken,
 )
 from protocol import methods as m
+from protocol.error_body import ErrorBody
 from protocol.errors import (
     AlreadyRunning,
-    ErrorBody,
     InvalidRequest,
     NotPaused,
     NotRunning,

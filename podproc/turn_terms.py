@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from protocol import methods as m
-from protocol.errors import ErrorBody, PodsupError
+from protocol.error_body import ErrorBody
+from protocol.errors import PodsupError
 from protocol.segments import Segment
 from protocol.status import Flag, PodStatus, RunResult, Trigger
 

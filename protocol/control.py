@@ -39,6 +39,14 @@ class Control(Wire):
     changes: ClassVar[bool] = True
 
 
+class Shown(Wire):
+    """Base of what is printed as it is: a figure that is not there is null, not left out."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return plain data, nulls among it."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
 # -- from a pod
 
 
@@ -143,7 +151,7 @@ class SupervisorRow(Wire):
     lag_ms: float
 
 
-class Ps(Wire):
+class Ps(Shown):
     """The fleet as a table."""
 
     fleet: str
@@ -196,7 +204,7 @@ class StoryLine(Wire):
     why: str
 
 
-class Story(Wire):
+class Story(Shown):
     """The causal chain of a pod's state, oldest first."""
 
     pod: str
@@ -231,7 +239,7 @@ class Allocated(Wire):
     state: str = "reserved"
 
 
-class Allocations(Wire):
+class Allocations(Shown):
     """All rows of the scope table of this user."""
 
     allocations: tuple[Allocated, ...]

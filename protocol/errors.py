@@ -44,9 +44,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from protocol.base import Wire
+if TYPE_CHECKING:
+    from protocol.error_body import ErrorBody
 
 
 class ErrorCode(StrEnum):
@@ -78,15 +79,6 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
-class ErrorBody(Wire):
-    """The body of an error reply, and of the error in `run_end` and `error` events."""
-
-    code: str
-    message: str
-    details: dict[str, Any] | None = None
-    next: str | None = None
-
-
 class PodsupError(Exception):
     """A failure with a code, evidence and a next step. Subclasses fix the code."""
 
@@ -99,7 +91,9 @@ class PodsupError(Exception):
         self.details: dict[str, Any] = {k: v for k, v in details.items() if v is not None}
 
     def to_body(self) -> ErrorBody:
-        """Return the wire form."""
+        """Return the wire form; imported here, so that an error costs no model to define."""
+        from protocol.error_body import ErrorBody
+
         return ErrorBody(
             code=self.code, message=self.message, details=self.details or None, next=self.next_step
         )
@@ -284,14 +278,3 @@ def _leaves(cls: type[PodsupError]) -> list[type[PodsupError]]:
 
 BY_CODE: Mapping[str, type[PodsupError]] = {leaf.code.value: leaf for leaf in _leaves(PodsupError)}
 """The one class of each code; the tests hold it against `ErrorCode` in both directions."""
-
-
-def error_from_body(body: ErrorBody) -> PodsupError:
-    """Return the exception that an error reply stands for; an unknown code becomes `Internal`."""
-    details = dict(body.details or {})
-    known = BY_CODE.get(body.code)
-    if known is None:
-        details["foreign_code"] = body.code
-    error = (known or Internal)(body.message, next_step=body.next)
-    error.details = details
-    return error

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from protocol.base import Wire
 from protocol.entries import Entry, SystemItem, Usage
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.scope import ScopeRule
 from protocol.segments import Segment
 from protocol.status import (

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protocol.base import Wire
-from protocol.errors import ErrorBody, Internal, error_from_body
+from protocol.error_body import ErrorBody, error_from_body
+from protocol.errors import Internal
 from protocol.manifest import PodManifest, SupervisorTable
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")

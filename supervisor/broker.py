@@ -25,9 +25,9 @@ from pydantic import ValidationError
 from protocol.base import Wire
 from protocol.calls import OPERATOR, Full, Pending, Relay
 from protocol.control import CONTROLS, Control, Hello, decode_control
+from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import (
     BadRequest,
-    ErrorBody,
     Forbidden,
     Internal,
     InvalidRequest,
@@ -36,7 +36,6 @@ from protocol.errors import (
     Timeout,
     Unreachable,
     UnsupportedVersion,
-    error_from_body,
 )
 from protocol.wire import (
     DEFAULT_DEADLINE_MS,

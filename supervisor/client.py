@@ -23,13 +23,8 @@ from typing import Any, Self, TypeVar
 from protocol import control as c
 from protocol.base import Wire
 from protocol.calls import Asked
-from protocol.errors import (
-    ErrorBody,
-    PodsupError,
-    Timeout,
-    Unreachable,
-    error_from_body,
-)
+from protocol.error_body import ErrorBody, error_from_body
+from protocol.errors import PodsupError, Timeout, Unreachable
 from protocol.segments import Segment, Text
 from protocol.status import Lane
 from protocol.transport.zeromq import ZmqTransport

@@ -27,7 +27,8 @@ from podproc.tools.base import ToolResult as Outcome
 from podproc.turn_terms import Ending, RunOver
 from protocol import events as ev
 from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult, Usage
-from protocol.errors import ErrorBody, ErrorCode, PodsupError
+from protocol.error_body import ErrorBody
+from protocol.errors import ErrorCode, PodsupError
 from protocol.manifest import Engine as EngineRules
 from protocol.status import AlertLevel, TurnResult
 

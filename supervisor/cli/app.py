@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from protocol.errors import ErrorBody, PodsupError
+from protocol.errors import Interrupted, InvalidRequest, PodsupError
 from supervisor.cli import exit_codes
 from supervisor.cli.output import OUTPUTS, Output
 from supervisor.version import VERSION
@@ -170,16 +170,16 @@ def _run(app: App, args: list[str]) -> int:
     except Failed as failed:
         return failed.code
     except PodsupError as error:
-        return _report(app, error.to_body(), exit_codes.code_of(error))
+        return _report(app, error, exit_codes.code_of(error))
     except click.exceptions.Abort:
-        return _report(app, ErrorBody(code="interrupted", message="interrupted"), 130)
+        return _report(app, Interrupted("interrupted"), 130)
     except click.exceptions.Exit as left:
         return left.exit_code
     except click.ClickException as error:
         if "json" in args:
             app.output = "json"
-        body = ErrorBody(code="invalid_request", message=error.format_message(), next=_usage(error))
-        return _report(app, body, exit_codes.USAGE)
+        refusal = InvalidRequest(error.format_message(), next_step=_usage(error))
+        return _report(app, refusal, exit_codes.USAGE)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -197,7 +197,7 @@ def _usage(error: click.ClickException) -> str:
     return f"{ctx.command_path} --help" if ctx is not None else "podsup --help"
 
 
-def _mistakes(error: Any) -> ErrorBody:
+def _mistakes(error: Any) -> PodsupError:
     rows = [
         {
             "file": str(m.file),
@@ -208,9 +208,9 @@ def _mistakes(error: Any) -> ErrorBody:
         }
         for m in error.mistakes
     ]
-    return ErrorBody(code="invalid_request", message=str(error), details={"mistakes": rows})
+    return InvalidRequest(str(error), mistakes=rows)
 
 
-def _report(app: App, body: ErrorBody, code: int) -> int:
-    app.out.error(body)
+def _report(app: App, error: PodsupError, code: int) -> int:
+    app.out.error(error)
     return code

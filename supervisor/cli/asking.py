@@ -28,8 +28,8 @@ def with_client(app: App, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
     return asyncio.run(do())
 
 
-def ask(app: App, control: Any) -> Any:
-    """Ask the supervisor one thing and return the typed reply; the quickest way there is."""
+def ask(app: App, method: str, **params: Any) -> dict[str, Any]:
+    """Ask the supervisor for one thing and return it as plain data; the quickest way there is."""
     from pathlib import Path
 
     from supervisor.choice import choose_fleet
@@ -37,7 +37,7 @@ def ask(app: App, control: Any) -> Any:
     from supervisor.quick import ask_once
 
     paths = Paths.here(app.home)
-    return ask_once(paths, choose_fleet(paths, app.fleet, Path.cwd()), control)
+    return ask_once(paths, choose_fleet(paths, app.fleet, Path.cwd()), method, params)
 
 
 def operate(app: App, control: Any, *, timeout_s: float = 60.0) -> dict[str, Any]:

@@ -6,29 +6,15 @@ from typing import Any
 
 import click
 
-from protocol import control as c
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import ask, with_client
 from supervisor.cli.output import ago, colour
 
 
-def _rows(model: Any) -> list[dict[str, Any]]:
-    return [row.model_dump(mode="json") for row in model]
-
-
-def _ps(app: App) -> dict[str, Any]:
-    ps: c.Ps = ask(app, c.ListFleet())
-    return {
-        "fleet": ps.fleet,
-        "supervisor": ps.supervisor.model_dump(mode="json"),
-        "pods": _rows(ps.pods),
-    }
-
-
 @command("ps", example="podsup ps -o json")
 def ps(app: App) -> None:
     """Show every pod of the fleet, stopped and failed ones too."""
-    data = _ps(app)
+    data = ask(app, "list")
     columns = (
         "NAME",
         "STATUS",
@@ -67,7 +53,7 @@ def _line(pod: dict[str, Any]) -> tuple[str, ...]:
 @command("tree", example="podsup tree")
 def tree(app: App) -> None:
     """Show who spawned whom, and what each may write."""
-    data = _ps(app)
+    data = ask(app, "list")
     lines = [f"{data['fleet']} (supervisor pid {data['supervisor']['pid']})"]
     lines += _branches(data["pods"], None, "")
     app.out.text(data, "\n".join(lines))
@@ -91,9 +77,10 @@ def _branches(pods: list[dict[str, Any]], parent: str | None, indent: str) -> li
 @click.argument("pod")
 def status(app: App, pod: str) -> None:
     """Show one pod closely: what it does, what it holds, what went wrong last."""
+    from protocol import control as c
     from protocol.errors import Unreachable
 
-    async def look(client: Any) -> tuple[c.StatusRow, dict[str, Any]]:
+    async def look(client: Any) -> tuple[Any, dict[str, Any]]:
         row: c.StatusRow = await client.control(c.StatusOf(pod=pod))
         try:
             return row, await client.snapshot(pod) if row.endpoint else {}
@@ -155,24 +142,22 @@ def why(app: App, pod: str) -> None:
     """Show how a pod came to its state: each change with its cause, oldest first."""
     from datetime import datetime
 
-    story: c.Story = ask(app, c.Why(pod=pod))
-    lines = [f"{pod} is {story.status}"]
-    for line in story.lines:
-        at = datetime.fromtimestamp(line.at / 1000).strftime("%H:%M:%S.%f")[:-3]
-        change = f"{line.before} -> {line.after}"
-        lines.append(f"  {at}  #{line.incarnation:<3} {change:<24} {line.why}")
-    if story.stderr_tail:
+    story = ask(app, "why", pod=pod)
+    lines = [f"{pod} is {story['status']}"]
+    for line in story["lines"]:
+        at = datetime.fromtimestamp(line["at"] / 1000).strftime("%H:%M:%S.%f")[:-3]
+        change = f"{line['before']} -> {line['after']}"
+        lines.append(f"  {at}  #{line['incarnation']:<3} {change:<24} {line['why']}")
+    if story["stderr_tail"]:
         lines.append("  the last lines it printed:")
-        lines += [f"    {text}" for text in story.stderr_tail.splitlines()[-20:]]
-    data = {"pod": pod, **story.model_dump(mode="json", exclude={"pod"})}
-    app.out.text(data, "\n".join(lines))
+        lines += [f"    {text}" for text in story["stderr_tail"].splitlines()[-20:]]
+    app.out.text(story, "\n".join(lines))
 
 
 @command("locks", example="podsup locks")
 def locks(app: App) -> None:
     """Show every allocation of this user: who may write where, in all fleets and homes."""
-    held: c.Allocations = ask(app, c.Locks())
-    data = {"allocations": _rows(held.allocations)}
+    data = ask(app, "locks")
     rows = (
         (
             row["pod"],

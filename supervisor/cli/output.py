@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from protocol.errors import ErrorBody
+from protocol.errors import PodsupError
 
 OUTPUTS = ("table", "json", "jsonl", "name")
 SCHEMA = 1
@@ -100,21 +100,21 @@ class Output:
         elif text:
             print(text, flush=True)
 
-    def error(self, body: ErrorBody) -> None:
+    def error(self, error: PodsupError) -> None:
         """Print an error: cause, evidence, next step."""
-        note(f"podsup: {body.message}")
-        for holder in (body.details or {}).get("holders", ()):
+        note(f"podsup: {error.message}")
+        for holder in error.details.get("holders", ()):
             note(f"  held by {_holder(holder)}")
-        if body.next:
-            note(f"  next: {body.next}")
+        if error.next_step:
+            note(f"  next: {error.next_step}")
         if self.form in ("json", "jsonl"):
             self.document(
                 {
                     "error": {
-                        "code": body.code,
-                        "message": body.message,
-                        "details": body.details or {},
-                        "next": body.next,
+                        "code": error.code,
+                        "message": error.message,
+                        "details": error.details,
+                        "next": error.next_step,
                     }
                 }
             )

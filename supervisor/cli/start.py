@@ -62,7 +62,7 @@ def start(
     if fleet.unavailable:
         for what in fleet.unavailable:
             note(f"{fleet.file}: {what}")
-        app.out.error(InvalidRequest("the fleet asks for what this version has not").to_body())
+        app.out.error(InvalidRequest("the fleet asks for what this version has not"))
         raise Failed(exit_codes.CONFIGURATION)
     boot = Boot(
         fleet=fleet.name,
@@ -109,7 +109,7 @@ async def _detached(app: App, boot: Boot, pid: int, wait: str | None, timeout: f
             nothing_started = {p.name for p in boot.pods} <= set(failed)
             if nothing_started or (boot.atomic and code != exit_codes.TIMED_OUT):
                 await _end(client, pid)
-            app.out.error(error.to_body())
+            app.out.error(error)
             raise Failed(_start_code(error, code)) from None
     _say_started(app, boot, pid)
 

@@ -209,6 +209,7 @@ class Fleet:
         member.heard = 0
         member.own_flags = ()
         member.task_sent = False
+        member.refusal = {}
         member.started_ms = member.started_at = None
 
     def _after_step(self, member: Member, before: Life) -> list[Instruction]:

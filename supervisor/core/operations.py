@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from protocol.errors import ErrorBody, ErrorCode
+from protocol.error_body import ErrorBody
+from protocol.errors import ErrorCode
 from protocol.events import Operation as OperationEvent
 from protocol.snapshot import OperationRecord
 from protocol.status import OperationState, PodStatus

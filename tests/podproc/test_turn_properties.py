@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from podproc import turn_terms as t
 from podproc.turn import Turn
 from protocol import methods as m
-from protocol.errors import ErrorBody, Internal
+from protocol.error_body import ErrorBody
+from protocol.errors import Internal
 from protocol.pod_events import ScopeSubDelegated, TurnEnded
 from protocol.segments import Text
 from protocol.status import PodStatus, RunResult, Trigger

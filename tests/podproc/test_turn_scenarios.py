@@ -7,7 +7,8 @@ import pytest
 from podproc import turn_terms as t
 from podproc.turn import TurnState
 from protocol import methods as m
-from protocol.errors import ErrorBody, Internal, InvalidRequest
+from protocol.error_body import ErrorBody
+from protocol.errors import Internal, InvalidRequest
 from protocol.status import PodStatus, RunResult, Trigger
 from tests.podproc.turns import Machine, ask, child_ended, child_lent, notify, run, words
 

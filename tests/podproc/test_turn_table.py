@@ -11,7 +11,7 @@ from podproc import turn_terms as t
 from podproc.turn import TurnState
 from podproc.turn_table import METHODS, Column
 from protocol import methods as m
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.pod_events import Errored, ShutDown
 from protocol.segments import Text
 from protocol.status import PodStatus, RunResult

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent / "golden"
 VERSIONS = FOLDER / "versions.json"
 LEFT_OUT = {"protocol.manifest", "protocol.birth"}
 BASES = {
+    "parts.Shown",
     "controls.Control",
     "entries._Entry",
     "events.Event",

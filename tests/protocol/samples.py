@@ -17,7 +17,7 @@ from protocol import segments as sg
 from protocol import snapshot as sn
 from protocol import wire as w
 from protocol.base import Wire
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.lanes import ReplayEnd
 from protocol.scope import Permission, Scope, ScopeRule
 from protocol.status import (
@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 2
+REVISION = 3
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123

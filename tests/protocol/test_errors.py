@@ -7,16 +7,15 @@ import re
 import pytest
 
 from protocol import errors
+from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import (
     BY_CODE,
     AlreadyRunning,
-    ErrorBody,
     ErrorCode,
     Internal,
     PodsupError,
     TooLarge,
     WriteConflict,
-    error_from_body,
 )
 from protocol.wire import pack, unpack
 

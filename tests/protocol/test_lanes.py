@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.entries import AssistantItem, Message, SystemItem
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.events import (
     LARGE_EVENT_BYTES,
     Alert,

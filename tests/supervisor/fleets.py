@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol import control as c
 from protocol import events as ev
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.manifest import PodManifest
 from protocol.status import OperationState, PodStatus
 from supervisor.core import stimuli as s

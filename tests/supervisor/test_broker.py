@@ -20,7 +20,8 @@ from protocol.control import (
     Stop,
     Welcome,
 )
-from protocol.errors import Conflict, ErrorBody, Internal, Timeout, UnknownPod, Unreachable
+from protocol.error_body import ErrorBody
+from protocol.errors import Conflict, Internal, Timeout, UnknownPod, Unreachable
 from protocol.methods import METHODS, Accepted, Notify, RegisterPeer, ScopeLend
 from protocol.status import PodStatus
 from protocol.wire import (

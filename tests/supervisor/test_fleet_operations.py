@@ -9,7 +9,7 @@ from protocol import events as ev
 from protocol.status import OperationState
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
-from supervisor.core.fleet_terms import Forget, Spawned, Wish
+from supervisor.core.fleet_terms import Forget, Refused, Spawned, Wish
 from supervisor.core.life import Desired
 from supervisor.core.operations import KEPT, SAY_EVERY_S
 from supervisor.core.restart import Exit
@@ -49,6 +49,22 @@ def test_start_that_failed_names_each_pod_with_its_cause_and_has_the_code_of_the
     assert set(error.details["pods"]) == {"bob", "carol"}
     assert error.next == "podsup why bob"
     assert fleet.status("alice") == "idle"
+
+
+def test_refusals_evidence_comes_with_the_error_and_does_not_outlive_the_start() -> None:
+    fleet = Driven().add("alice", "bob").up("bob")
+    fleet.feed(Spawned("q", "alice"))
+    refused = s.StartRefused(1, "write_conflict", "bob writes there")
+    fleet.feed(Refused("alice", refused, {"holder": "bob"}))
+    assert fleet.failure().details == {
+        "holder": "bob",
+        "pods": {"alice": "bob writes there"},
+        "causes": {"alice": "write_conflict"},
+    }
+    fleet.ask(c.Restore(pod="alice"), "again")
+    fleet.fork("alice")
+    fleet.gone("alice", Exit(78, None, "exit code 78"))
+    assert "holder" not in (fleet.failure("again").details or {})
 
 
 def test_start_waits_through_a_crash_for_the_restart() -> None:

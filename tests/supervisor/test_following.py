@@ -10,7 +10,7 @@ import pytest
 
 from protocol import events as ev
 from protocol.entries import AssistantItem, Message, ToolResult, ToolResultEntry, Usage
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.status import Lane, PodStatus, RunResult, Trigger
 from protocol.watch import Deliver, Gap, Synced
 from protocol.wire import EventHeader

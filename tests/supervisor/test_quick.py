@@ -25,7 +25,7 @@ from protocol.wire import (
     read_header,
 )
 from supervisor.paths import Paths
-from supervisor.quick import ask_once
+from supervisor.quick import ask_once, request
 
 PONG = c.Pong(fleet="f", workspace="/w", pid=1, version="0", uptime_s=1.0, epoch=1)
 Answer = Callable[[RequestHeader, object], tuple[bool, Wire] | None]
@@ -89,7 +89,7 @@ def test_answer_is_the_controls_typed_reply(
     paths: Paths, serve: Callable[[Answer], Supervisor]
 ) -> None:
     supervisor = serve(lambda header, body: (True, PONG))
-    assert ask_once(paths, "f", c.Ping(), timeout_s=2.5) == PONG
+    assert ask_once(paths, "f", "ping", {}, timeout_s=2.5) == PONG.to_wire()
     (header,) = supervisor.heard
     assert (header.method, header.to, header.token) == ("ping", "", "secret")
     assert header.deadline_ms == 2500
@@ -107,7 +107,7 @@ def test_parameters_reach_the_supervisor_and_its_refusal_comes_back_typed(
 
     serve(answer)
     with pytest.raises(UnknownPod, match="bob") as refused:
-        ask_once(paths, "f", c.StatusOf(pod="bob"))
+        ask_once(paths, "f", "status", {"pod": "bob"})
     assert refused.value.next_step == "podsup ps"
     assert bodies == [{"pod": "bob"}]
 
@@ -118,7 +118,7 @@ def test_silent_supervisor_is_a_timeout(
     serve(lambda header, body: None)
     began = time.monotonic()
     with pytest.raises(Timeout):
-        ask_once(paths, "f", c.Ping(), timeout_s=0.2)
+        ask_once(paths, "f", "ping", {}, timeout_s=0.2)
     assert time.monotonic() - began < 2.0
 
 
@@ -128,14 +128,14 @@ def test_request_without_an_answer_is_sent_again_with_the_same_id(
 ) -> None:
     answers: list[tuple[bool, Wire] | None] = [None, (True, PONG)]
     supervisor = serve(lambda header, body: answers.pop(0))
-    assert ask_once(paths, "f", c.Ping(), timeout_s=9.0) == PONG
+    assert ask_once(paths, "f", "ping", {}, timeout_s=9.0) == PONG.to_wire()
     first, second = supervisor.heard
     assert first.id == second.id
 
 
 def test_supervisor_that_does_not_run_is_told_at_once(paths: Paths) -> None:
     with pytest.raises(Unreachable) as refused:
-        ask_once(paths, "f", c.Ping())
+        ask_once(paths, "f", "ping", {})
     assert refused.value.details["supervisor"] is True
 
 
@@ -145,4 +145,10 @@ def test_socket_that_a_dead_supervisor_left_is_nobody(paths: Paths) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     with pytest.raises(Unreachable):
-        ask_once(paths, "f", c.Ping())
+        ask_once(paths, "f", "ping", {})
+
+
+def test_header_that_is_written_by_hand_is_the_header_of_the_wire() -> None:
+    frames = request("list", {"a": 1}, request_id="i", token="t", timeout_s=2.0)
+    header = RequestHeader(id="i", method="list", deadline_ms=2000, token="t")
+    assert frames == message(header, {"a": 1})

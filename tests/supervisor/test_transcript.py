@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protocol import entries as en
 from protocol import events as ev
-from protocol.errors import ErrorBody
+from protocol.error_body import ErrorBody
 from protocol.segments import FileRef, Paste, Text
 from protocol.snapshot import (
     AlertRecord,
