@@ -44,7 +44,8 @@ def ask_once(
             if not is_listening(path):
                 raise no_supervisor(fleet)
             socket.send_multipart(frames)
-            if socket.poll(int(min(RESEND_S, timeout_s) * 1000)):
+            wait_s = max(0.0, min(RESEND_S, end - time.monotonic()))
+            if socket.poll(int(wait_s * 1000)):
                 return _read(socket.recv_multipart())
         raise Timeout("no answer came in time", next_step="podsup doctor")
     finally:
