@@ -9,12 +9,22 @@ what is asked of it next is then not older than the run. Pure: events in, an out
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from protocol import events as ev
-from protocol.entries import AssistantItem, Message, ToolResultEntry, Usage
+from protocol.entries import (
+    AssistantItem,
+    Entry,
+    Invoke,
+    LlmUsage,
+    Message,
+    RunCompleted,
+    RunErrored,
+    ToolResultEntry,
+    Usage,
+)
 from protocol.status import RunResult
 from protocol.watch import Deliver, Gap, Synced
 
@@ -34,6 +44,36 @@ class RunDone:
     text: str = ""
     usage: Usage = field(default_factory=Usage)
     error: dict[str, Any] | None = None
+
+
+def outcome_in(entries: Iterable[Entry], request_id: str) -> RunDone | None:
+    """Return how a run ended from the log alone; None while it goes on.
+
+    For one who lost sight of it. A run that is not in the log any more was taken back.
+    """
+    found, texts, usage = False, list[str](), Usage()
+    for entry in entries:
+        match entry:
+            case Invoke(request_id=invoked):
+                if found:
+                    break
+                found = invoked == request_id
+            case _ if not found:
+                continue
+            case AssistantItem(item=Message(content=content)):
+                texts.append(content)
+            case ToolResultEntry():
+                texts.clear()
+            case LlmUsage():
+                usage = usage.plus(entry.usage)
+            case RunCompleted(result=result, reason=reason):
+                return RunDone(result.value, reason, "\n".join(texts), usage)
+            case RunErrored(code=code, message=message):
+                error = {"code": code, "message": message}
+                return RunDone(RunResult.ERRORED.value, None, "\n".join(texts), usage, error)
+            case _:
+                pass
+    return None if found else RunDone(RunResult.ROLLED_BACK.value)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from protocol import methods as m
 from protocol.errors import AlreadyRunning, Timeout
 from protocol.segments import Segment
 from protocol.watch import Synced
-from supervisor.following import RunDone, RunFollower
+from supervisor.following import RunDone, RunFollower, outcome_in
 from supervisor.reach import new_id
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from supervisor.watcher import Told
 
 PATIENCE_S = 60.0
+MOST_ENTRIES = 10_000
 RETRY_S = 0.1
 _SELF_STARTED = ("notify", "pod_event")
 
@@ -52,7 +53,11 @@ async def submit(
             follower.request_id = await _send_when_free(client, pod, method, patience_s, on_busy)
             while True:
                 source, told = await client.next_of(queue)
-                if (done := follower.take(source, told)) is not None:
+                if isinstance(told, Synced) and told.again and source == pod:
+                    done = await _look_in_log(client, pod, follower.request_id)
+                else:
+                    done = follower.take(source, told)
+                if done is not None:
                     return done
     except TimeoutError:
         raise Timeout(
@@ -61,6 +66,12 @@ async def submit(
         ) from None
     finally:
         client.unwatch(queue)
+
+
+async def _look_in_log(client: AsyncClient, pod: str, request_id: str) -> RunDone | None:
+    """Events were lost for good: see in the log whether the run has ended meanwhile."""
+    history: m.History = await client.send(pod, m.GetHistory(limit=MOST_ENTRIES))
+    return outcome_in(history.entries, request_id)
 
 
 async def _send_when_free(

@@ -14,6 +14,7 @@ import click
 
 from protocol import control as c
 from protocol import events as ev
+from protocol.error_body import error_from_body
 from protocol.errors import InvalidRequest, PodsupError, Unreachable
 from protocol.watch import Deliver
 from supervisor.boot import Boot, launch
@@ -125,7 +126,7 @@ def _say_started(app: App, boot: Boot, pid: int) -> None:
 
 
 async def _foreground(app: App, boot: Boot, pid: int) -> None:
-    """Show what happens until the fleet ends or Ctrl-C ends it; a second Ctrl-C kills."""
+    """Show what happens until the fleet ends or Ctrl-C ends it."""
     note(f"fleet {boot.fleet}: supervisor pid {pid}; Ctrl-C ends the fleet")
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
@@ -134,13 +135,17 @@ async def _foreground(app: App, boot: Boot, pid: int) -> None:
     code = exit_codes.DONE
     async with AsyncClient.connect(boot.fleet, home=app.home) as client:
         queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()
-        await client.watch_fleet(queue)
+        await client.watch_fleet(queue, complete=True)
         ending = asyncio.create_task(asked.wait())
         while is_listening(client.paths.control_socket(boot.fleet)):
             getting = asyncio.create_task(queue.get())
             await asyncio.wait({getting, ending}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
-                code = _show(getting.result()[1], code, {p.name for p in boot.pods if p.essential})
+                told = getting.result()[1]
+                code = _show(told, code, {p.name for p in boot.pods if p.essential})
+                if (failed := _nothing_started(told, boot)) is not None:
+                    code = failed
+                    asked.set()
             else:
                 getting.cancel()
             if ending.done():
@@ -149,6 +154,17 @@ async def _foreground(app: App, boot: Boot, pid: int) -> None:
         ending.cancel()
     if code:
         raise Failed(code)
+
+
+def _nothing_started(told: Any, boot: Boot) -> int | None:
+    """The exit code of a fleet none of whose pods could start; None while that is not known."""
+    event = told.event if isinstance(told, Deliver) else None
+    if not isinstance(event, ev.Operation) or event.id != boot.operation or event.error is None:
+        return None
+    if not {p.name for p in boot.pods} <= set((event.error.details or {}).get("pods", {})):
+        return None
+    error = error_from_body(event.error)
+    return _start_code(error, exit_codes.code_of(error))
 
 
 def _show(told: Any, code: int, essential: set[str]) -> int:

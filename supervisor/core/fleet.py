@@ -437,7 +437,8 @@ class Fleet:
     def _end_if_nothing_started(self) -> list[Instruction]:
         """A fleet none of whose pods could start is over."""
         if self._ending is None and all(
-            m.life.phase is Phase.FAILED for m in self.members.values()
+            m.life.phase in NO_PROCESS and m.life.phase is not Phase.BACKOFF
+            for m in self.members.values()
         ):
             return self._end(EXIT_NOTHING, "none of its pods could start")
         return []

@@ -109,7 +109,7 @@ def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[
 
 def _error_of(operation: Operation, members: Mapping[str, Member]) -> ErrorBody:
     """The first failure's code and evidence, and what failed of each."""
-    name = next(iter(operation.failures))
+    name = next(pod for pod in operation.pods if pod in operation.failures)
     evidence = members[name].refusal if name in members else {}
     code = operation.codes.get(name, "")
     known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL

@@ -9,12 +9,20 @@ from dataclasses import replace
 import pytest
 
 from protocol import events as ev
-from protocol.entries import AssistantItem, Message, ToolResult, ToolResultEntry, Usage
+from protocol.entries import (
+    AssistantItem,
+    Entry,
+    Message,
+    ToolResult,
+    ToolResultEntry,
+    Usage,
+    decode_entry,
+)
 from protocol.error_body import ErrorBody
 from protocol.status import Lane, PodStatus, RunResult, Trigger
 from protocol.watch import Deliver, Gap, Synced
 from protocol.wire import EventHeader
-from supervisor.following import FLEET, RunDone, RunFollower
+from supervisor.following import FLEET, RunDone, RunFollower, outcome_in
 
 OURS = "the-run"
 Told = tuple[str, Deliver]
@@ -240,3 +248,39 @@ def test_cut_of_the_log_takes_the_text_back() -> None:
     done, _ = follow([*run, *of_fleet(run)])
     assert done is not None
     assert (done.result, done.text) == ("rolled_back", "")
+
+
+def log(*kinds: dict[str, object]) -> list[Entry]:
+    return [decode_entry({"ts": 0, **kind}) for kind in kinds]
+
+
+INVOKE: dict[str, object] = {"kind": "invoke", "trigger": "user_send", "request_id": "mine"}
+OTHER: dict[str, object] = {"kind": "invoke", "trigger": "notify"}
+SAID: dict[str, object] = {
+    "kind": "assistant_item",
+    "item": {"kind": "message", "role": "assistant", "content": "done"},
+}
+FINISHED: dict[str, object] = {"kind": "run_completed", "result": "finished"}
+FAILED: dict[str, object] = {"kind": "run_errored", "code": "internal", "message": "broken"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "result"),
+    [
+        ([INVOKE, SAID, FINISHED], "finished"),
+        ([INVOKE, FAILED], "errored"),
+        ([INVOKE, SAID], None),
+        ([INVOKE], None),
+        ([OTHER, FINISHED], "rolled_back"),
+        ([], "rolled_back"),
+        ([OTHER, FINISHED, INVOKE, SAID, FINISHED, OTHER], "finished"),
+    ],
+)
+def test_run_that_was_lost_from_sight_is_found_in_the_log(
+    entries: list[dict[str, object]], result: str | None
+) -> None:
+    done = outcome_in(log(*entries), "mine")
+    assert (done.result if done else None) == result
+    if result == "finished":
+        assert done is not None
+        assert done.text == "done"
