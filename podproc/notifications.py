@@ -128,9 +128,18 @@ class Inbox:
 
         True when a message of the parent was among it.
         """
+        ids = tuple(waiting.message.id for waiting in self._taken)
+        from_parent = self.release()
+        if ids:
+            self._write(Delivered(ts=ts, ids=ids))
+        return from_parent
+
+    def release(self) -> bool:
+        """The run is over and its end is not in the log: no later run gives back what it consumed.
+
+        Nothing is marked, so a restart delivers what the log has lost. True as for `settle`.
+        """
         taken, self._taken = self._taken, []
-        if taken:
-            self._write(Delivered(ts=ts, ids=tuple(w.message.id for w in taken)))
         return any(waiting.message.from_parent for waiting in taken)
 
     def give_back(self) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
+from podproc.clock import new_id, wall_ms
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
 from podproc.models.base import Model, Places
@@ -38,7 +39,6 @@ from protocol.control import Hello, Progress, Resume
 from protocol.entries import SystemItem
 from protocol.error_body import ErrorBody
 from protocol.errors import Conflict, ErrorCode, Internal, InvalidRequest, PodsupError
-from protocol.ids import uuid7
 from protocol.lanes import Lanes
 from protocol.manifest import Scheme
 from protocol.pod_events import line_for_model
@@ -49,16 +49,6 @@ from protocol.transport import Transport
 JOIN_JOBS_S = 5.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
-
-
-def wall_ms() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def new_id() -> str:
-    """A fresh UUIDv7."""
-    return uuid7(wall_ms(), os.urandom(10))
 
 
 PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
@@ -87,6 +77,7 @@ class Pod:
         self._jobs: set[asyncio.Task[None]] = set()
         self._engine_task: asyncio.Task[None] | None = None
         self._early: list[t.Request] | None = []
+        self._unrotated = False
         self._gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._doing = Progress(what="idle", since_ms=wall_ms())
         self._record = Recorder(
@@ -322,11 +313,10 @@ class Pod:
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
         from_parent = False
-        if end.result is not RunResult.ROLLED_BACK and error is None:
-            try:
-                from_parent = self._inbox.settle(wall_ms())
-            except PodsupError as failure:  # the log has what was consumed: nothing comes twice
-                self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
+        try:
+            from_parent = self._inbox.release() if error else self._inbox.settle(wall_ms())
+        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
+            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
@@ -436,10 +426,13 @@ class Pod:
         )
 
     def _beat(self) -> None:
+        asyncio.get_running_loop().call_later(self._birth.beat_interval_s, self._beat)
         self._link.beat(self._manifest.name, self._birth.incarnation, self._doing)
         self._watchers.tick()
-        rotate_output(self._manifest.logs)
-        asyncio.get_running_loop().call_later(self._birth.beat_interval_s, self._beat)
+        problem = rotate_output(self._manifest.logs)
+        if problem is not None and not self._unrotated:  # told once until it is well again
+            self._record.alert(AlertLevel.WARN, problem, AlertSource.POD)
+        self._unrotated = problem is not None
 
     def _progress(self, what: str) -> None:
         self._doing = Progress(what=what, since_ms=wall_ms())

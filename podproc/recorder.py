@@ -182,21 +182,13 @@ class Recorder:
         except Exception:
             if log.broken is None:
                 self._cut_to(self._begun_at, self._before_run)
+                self._publish_pending()  # what closed the run before stays
             raise
         self._runs += 1
 
     def publish_begin(self) -> None:
         """Publish what `begin` committed."""
-        pending, self._to_publish = self._to_publish, []
-        for index, entry in pending:
-            self._publish_entry(index, entry, None)
-
-    def closing_for(self, close: ClosePrevious) -> list[en.Entry]:
-        """Return the entries that close an interruption.
-
-        A result per open call, and the note if it is due.
-        """
-        return self._closing(close)
+        self._publish_pending()
 
     async def end(
         self, result: RunResult, reason: str | None, error: ErrorBody | None, *, abandon: bool
@@ -208,19 +200,23 @@ class Recorder:
             last: en.Entry = en.RunErrored(ts=now, code=body.code, message=body.message)
         else:
             last = en.RunCompleted(ts=now, result=result, reason=reason)
-        self.commit(last)
-        if abandon:
-            self._commit_abandonment()
-        await self.sync()
-        self._clear_blocks()
+        try:
+            self.commit(last)
+            if abandon:
+                self._commit_abandonment()
+            await self.sync()
+        finally:
+            self._clear_blocks()
 
     def take_back(self) -> None:
         """Take the run back whole: log, mirror, and the notifications it had consumed."""
         assert self._log is not None
-        self._cut_to(self._begun_at, self._before_run)
+        try:
+            self._cut_to(self._begun_at, self._before_run)
+        finally:
+            self._clear_blocks()
         if self.inbox is not None:
             self.inbox.give_back()
-        self._clear_blocks()
         self.emit(
             ev.LogCut(
                 segment_id=self._log.segment_id,
@@ -356,10 +352,9 @@ class Recorder:
         return measured + _rough_tokens(history[last.history_len :])
 
     def commit(self, entry: en.Entry, block: int | str | None = None) -> None:
-        """Append, fold, publish."""
-        index = self._append(entry)
-        self._to_publish.clear()
-        self._publish_entry(index, entry, block)
+        """Append, fold, publish, behind what is still to be published."""
+        self._append(entry)
+        self._publish_pending(block)
 
     async def sync(self) -> None:
         """Return when everything appended is durable."""
@@ -403,19 +398,18 @@ class Recorder:
         self._to_publish.append((0, first))
         return self._log
 
-    def _append(self, *entries: en.Entry) -> int:
+    def _append(self, *entries: en.Entry) -> None:
         assert self._log is not None
         first = self._log.append(*entries)
         for offset, entry in enumerate(entries):
             self.state = apply(self.state, entry)
             self._to_publish.append((first + offset, entry))
-        return first
 
     def _cut_to(self, head: int, state: Replayed) -> None:
         assert self._log is not None
         self._log.cut(head)
         self.state = state
-        self._to_publish.clear()
+        self._to_publish = [(index, entry) for index, entry in self._to_publish if index < head]
 
     def _results(self) -> list[ToolResult]:
         open_calls = self.state.unanswered
@@ -446,6 +440,12 @@ class Recorder:
     def _clear_blocks(self) -> None:
         if self.watchers is not None:
             self.watchers.blocks.clear()
+
+    def _publish_pending(self, block: int | str | None = None) -> None:
+        """Publish in order; `block` is the one that the last entry finishes."""
+        pending, self._to_publish = self._to_publish, []
+        for index, entry in pending:
+            self._publish_entry(index, entry, block if index == pending[-1][0] else None)
 
     def _publish_entry(self, index: int, entry: en.Entry, block: int | str | None) -> None:
         if self.watchers is None or self._log is None:

@@ -69,20 +69,22 @@ class Zygote:
 
     def _fork(self, message: dict[str, Any], fds: list[int]) -> None:
         reply: dict[str, Any] = {"op": "fork_failed", "id": message["id"]}
-        log, life_lock = fds
         try:
+            if len(fds) != message["fds"]:
+                raise RuntimeError("its descriptors got lost: the zygote has too many open")
+            log, life_lock = fds
             if (threads := len(os.listdir("/proc/self/task"))) != 1:
                 raise RuntimeError(f"the zygote has {threads} threads")
             pid = os.fork()
             if pid == 0:
                 self._become_pod(message["birth"], log, life_lock)
-            pidfd = os.pidfd_open(pid)
+            pidfd = _open_or_end(pid)
         except (OSError, RuntimeError) as error:
             send_message(self._channel, reply | {"error": str(error)})
             return
         finally:
-            os.close(log)
-            os.close(life_lock)
+            for fd in fds:
+                os.close(fd)
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         send_message(
@@ -121,24 +123,46 @@ class Zygote:
 
     def _on_exit(self, pidfd: int) -> None:
         """Report a death; the zombie stays until `reap`."""
-        pid = self._children[pidfd]
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        pid = self._children.get(pidfd)
+        if pid is None:
+            return  # it was reaped in this very turn
+        try:
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            self._forget(pidfd)
+            return  # somebody else reaped it: its status is lost
         if result is None:
             return
-        self._poll.unregister(pidfd)
-        del self._children[pidfd]
-        os.close(pidfd)
+        self._forget(pidfd)
         by_code = result.si_code == os.CLD_EXITED
         send_message(
             self._channel,
             {"op": "exited", "pid": pid, "code" if by_code else "signal": result.si_status},
         )
 
+    def _forget(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        del self._children[pidfd]
+        os.close(pidfd)
+
     def _reap(self, pid: int) -> None:
+        """Reap a dead child, which tells its status first if that was not told yet."""
+        for pidfd in [fd for fd, child in self._children.items() if child == pid]:
+            self._on_exit(pidfd)
         try:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
             return  # reaped before: the request was repeated
+
+
+def _open_or_end(pid: int) -> int:
+    """Return a new child's pidfd; without one it may not live. Raises OSError."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def main() -> None:

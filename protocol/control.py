@@ -10,7 +10,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -342,6 +342,9 @@ class Approvals(Control):
 
 # -- changes
 
+Grace = Annotated[float | None, Field(ge=0, le=86_400, allow_inf_nan=False)]
+"""Seconds for each stage of a stop; None: what the pod's manifest says."""
+
 
 class Spawn(Control):
     """One more pod. `table` is a `[[pod]]` table as in a fleet file, with absolute paths."""
@@ -362,7 +365,7 @@ class Stop(Control):
 
     pods: tuple[str, ...] = ()
     all_pods: bool = False
-    grace_s: float | None = Field(default=None, ge=0)
+    grace_s: Grace = None
 
 
 class Kill(Control):
@@ -380,7 +383,7 @@ class Restart(Control):
     method: ClassVar[str] = "restart"
 
     pods: tuple[str, ...]
-    grace_s: float | None = Field(default=None, ge=0)
+    grace_s: Grace = None
 
 
 class Restore(Control):
@@ -428,7 +431,7 @@ class Down(Control):
 
     method: ClassVar[str] = "down"
 
-    grace_s: float | None = Field(default=None, ge=0)
+    grace_s: Grace = None
 
 
 class Reload(Control):

@@ -86,8 +86,12 @@ def launch(boot: Boot, log: Path) -> int:
         daemon.stdin.close()
     except BrokenPipeError:
         pass  # it says why, or its log does
-    with os.fdopen(reading, "rb") as answer:
-        said = answer.read()
+    try:
+        with os.fdopen(reading, "rb") as answer:
+            said = answer.read()
+    except KeyboardInterrupt:
+        daemon.terminate()
+        raise
     if not said:
         daemon.wait()
         raise Internal(

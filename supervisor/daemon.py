@@ -20,6 +20,7 @@ import secrets
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -52,7 +53,7 @@ from supervisor.identity import identity_of
 from supervisor.mistakes import FleetFileInvalid
 from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
-from supervisor.recovery import remove_sockets
+from supervisor.recovery import remove_runtime
 from supervisor.starting import Starter
 from supervisor.takeover import Taken, add_pod, take_over
 from supervisor.version import VERSION
@@ -99,15 +100,16 @@ class Daemon:
             body = c.Started.from_wire(done.reply)
             self._fleet.remember(OPERATOR, done.id, body, time.monotonic())
         for pod in taken.pods:
-            add_pod(self._fleet, boot, taken.journal, pod)
+            add_pod(self._fleet, boot, paths, taken.journal, pod)
         self._desk = Desk(boot, paths, taken.table, taken.store)
         self._broker = b.Broker(self._presence)
-        token = secrets.token_urlsafe(24)
-        self._broker.trust_operator(token)
+        self._token = secrets.token_urlsafe(24)
+        self._token_path = paths.fleet_runtime(boot.fleet) / "token"
+        self._broker.trust_operator(self._token)
         self._transport = ZmqTransport(self._loop)
         self._runner = self._make_runner(taken)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
-        await on_disk(_write_private, paths.fleet_runtime(boot.fleet) / "token", token)
+        await on_disk(_write_private, self._token_path, self._token)
         control = paths.control_socket(boot.fleet)
         self._router = self._transport.router(f"ipc://{control}", self._on_frames)
         self._events = FleetEvents(
@@ -165,6 +167,8 @@ class Daemon:
 
     def _tick(self) -> None:
         """Silence counts in awake time, and only after every message that had come was taken."""
+        if not self._done.done():
+            self._loop.call_later(self._tick_s, self._tick)
         self._router.drain()
         self._runner.drain_and_tick()
         now = time.monotonic()
@@ -172,8 +176,10 @@ class Daemon:
         self._lag_s = max(0.0, elapsed - self._tick_s)
         self._events.tick()
         self._feed(f.Ticked(elapsed, self._tick_s))
-        if not self._done.done():
-            self._loop.call_later(self._tick_s, self._tick)
+        for alert in self._taken.table.take_alerts():
+            say(f"alert: {alert}")
+        if not self._token_path.exists():  # cleaners of temporary folders do this
+            self._on_disk_later(_write_private, self._token_path, self._token)
 
     def _on_frames(self, route: bytes, frames: list[bytes]) -> None:
         before = self._broker.counts["garbage"]
@@ -261,6 +267,22 @@ class Daemon:
     # -- controls
 
     def _on_control(self, asked: b.ControlAsked) -> None:
+        """Answer a control; whatever goes wrong on the way, there is an answer."""
+        try:
+            self._take_control(asked)
+        except Exception as error:
+            self._refuse(asked, error)
+
+    def _refuse(self, asked: b.ControlAsked, error: Exception) -> None:
+        if not isinstance(error, PodsupError):
+            traceback.print_exception(error)
+            error = Internal(
+                f"{asked.control.method} failed: {type(error).__name__}: {error}",
+                next_step="see the supervisor's log",
+            )
+        self._send(self._broker.refuse(asked.route, asked.request_id, error))
+
+    def _take_control(self, asked: b.ControlAsked) -> None:
         match asked.control:
             case c.ListFleet():
                 self._reply(asked, self._ps())
@@ -293,8 +315,8 @@ class Daemon:
     async def _answer_later(self, asked: b.ControlAsked, work: Callable[[], Wire]) -> None:
         try:
             self._reply(asked, await self._background.on_disk(work))
-        except PodsupError as error:
-            self._send(self._broker.refuse(asked.route, asked.request_id, error))
+        except Exception as error:
+            self._refuse(asked, error)
 
     def _ps(self) -> c.Ps:
         now = time.monotonic()
@@ -332,15 +354,14 @@ class Daemon:
             self._fleet.require_free(pod.manifest.name)
             if self._fleet.is_ending:
                 raise Conflict("the fleet is on its way down")
-            add_pod(self._fleet, self._boot, self._taken.journal, pod)
+            add_pod(self._fleet, self._boot, self._paths, self._taken.journal, pod)
             self._feed(f.Spawned(request_id, pod.manifest.name))
             await self._background.on_disk(self._note_done, request_id, spawn.method, started)
             self._reply(asked, started)
-        except PodsupError as error:
-            self._send(self._broker.refuse(asked.route, request_id, error))
         except FleetFileInvalid as error:
-            refusal = InvalidRequest(str(error), next_step="podsup spawn --help")
-            self._send(self._broker.refuse(asked.route, request_id, refusal))
+            self._refuse(asked, InvalidRequest(str(error), next_step="podsup spawn --help"))
+        except Exception as error:
+            self._refuse(asked, error)
         finally:
             self._spawning.discard(request_id)
 
@@ -417,13 +438,15 @@ class Daemon:
                     await self._down_asked.wait()
         await self._background.settle(5.0)
         say(f"the fleet is down: {cause}")
-        journal = self._taken.journal
-        await self._background.on_disk(journal.note, FleetDown())
-        self._runner.close()
-        self._transport.close()
-        await self._background.on_disk(self._remove_runtime)
-        journal.close()
-        self._done.set_result(code)
+        journal, runtime = self._taken.journal, self._paths.fleet_runtime(self._boot.fleet)
+        try:
+            await self._background.on_disk(journal.note, FleetDown())
+            self._runner.close()
+            self._transport.close()
+            await self._background.on_disk(remove_runtime, runtime)
+            journal.close()
+        finally:
+            self._done.set_result(code)
 
     # -- disk
 
@@ -449,12 +472,6 @@ class Daemon:
     def _forget(self, pod: str) -> None:
         self._taken.journal.note(Deleted(pod=pod))
         self._taken.store.file_away(pod)
-
-    def _remove_runtime(self) -> None:
-        runtime = self._paths.fleet_runtime(self._boot.fleet)
-        remove_sockets(runtime)
-        (runtime / "token").unlink(missing_ok=True)
-        runtime.rmdir()
 
 
 def _note(pod: str, event: ev.Event) -> None:

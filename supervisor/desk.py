@@ -9,7 +9,7 @@ from protocol.errors import InvalidRequest
 from protocol.manifest import unavailable
 from supervisor.boot import Boot
 from supervisor.logs import log_files, tail
-from supervisor.paths import Paths
+from supervisor.paths import Paths, checked_name
 from supervisor.pod_store import PodStore, refuse_foreign
 from supervisor.scope_table import ScopeTable
 from supervisor.takeover import KnownPod
@@ -49,7 +49,7 @@ class Desk:
 
     def logs_tail(self, wanted: c.LogsTailOf) -> c.LogsTail:
         """The end of a pod's output; raises InvalidRequest where there is none."""
-        files = log_files(self._paths.data, wanted.pod)
+        files = log_files(self._paths.data, checked_name(wanted.pod))
         if wanted.previous:
             files = files[:-1]
         if not files:

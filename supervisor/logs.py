@@ -21,17 +21,18 @@ def open_log(data: Path, pod: str, incarnation: int) -> int:
 
 def log_files(data: Path, pod: str) -> list[Path]:
     """Return the log files of a pod's incarnations, oldest first; rotated parts are left out."""
-    return sorted((data / "logs" / pod).glob("*.log"), key=lambda path: int(path.stem))
+    files = (data / "logs" / pod).glob("*.log")
+    return sorted((f for f in files if f.stem.isdigit()), key=lambda path: int(path.stem))
 
 
 def tail(path: Path, *, most: int = TAIL_BYTES, lines: int | None = None) -> str:
-    """Return the last bytes of a log, whole lines where there are some; "" where there is none."""
+    """Return the last bytes of a log, in whole lines if it has any; "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - most))
             data = file.read(most)
-    except FileNotFoundError:
+    except OSError:
         return ""
     if size > most and b"\n" in data:
         data = data[data.index(b"\n") + 1 :]

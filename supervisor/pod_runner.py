@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from protocol import control as c
+from protocol.birth import Birth
 from protocol.errors import Internal, PodsupError
 from protocol.status import Lane
 from protocol.transport import Transport
-from protocol.watch import Watch
+from protocol.watch import Deliver, Watch
 from protocol.wire import pack
 from supervisor import broker as b
 from supervisor import life_lock
@@ -35,9 +36,9 @@ from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
 from supervisor.identity import identity_of
 from supervisor.journal import Journal
-from supervisor.logs import log_files, tail
+from supervisor.logs import tail
 from supervisor.paths import Paths
-from supervisor.processes import ExitStatus, Processes, ZygoteDied
+from supervisor.processes import ExitStatus, Processes
 from supervisor.scope_table import ScopeTable
 from supervisor.starting import Prepared, Starter, Wanted
 from supervisor.watcher import Told, Watcher
@@ -91,7 +92,8 @@ class PodRunner:
         self._forking = False
         self._adopting = False
         self._hellos: list[b.HelloAsked] = []
-        self._watches: dict[str, Watcher] = {}
+        self._watches: dict[str, tuple[int, Watcher]] = {}
+        self.forged = 0
         self.processes = Processes(on_exit=self._on_exit, environment=environment, log=say)
 
     # -- starting
@@ -116,7 +118,7 @@ class PodRunner:
         starts = [Wanted(self._fleet.members[pod].manifest, n) for pod, n in wanted.items()]
         try:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
-        except (OSError, PodsupError) as error:
+        except Exception as error:
             for one in starts:
                 failed = s.ForkFailed(one.incarnation, f"cannot prepare a start: {error}")
                 self._feed(f.PodStimulus(one.manifest.name, failed))
@@ -136,7 +138,7 @@ class PodRunner:
             process = await self.processes.fork(
                 pack(prepared.birth), prepared.log_fd, prepared.lock_fd
             )
-        except (ZygoteDied, Internal) as error:
+        except (PodsupError, OSError) as error:
             prepared.close()
             await self.processes.end_all_strays()
             self._feed(f.PodStimulus(name, s.ForkFailed(incarnation, str(error))))
@@ -172,22 +174,35 @@ class PodRunner:
             self._adopting = False
 
     async def _adopt(self, hellos: list[b.HelloAsked]) -> None:
-        outcomes = await self._background.on_disk(self._adopt_on_disk, hellos)
+        outcomes: list[int | PodsupError]
+        try:
+            outcomes = await self._background.on_disk(self._adopt_on_disk, hellos)
+        except (OSError, PodsupError) as error:
+            failed = Internal(f"the adoption could not be written: {error}")
+            outcomes = [failed for _ in hellos]
         for asked, outcome in zip(hellos, outcomes, strict=True):
+            born = self._born.get(asked.sender.name)
             if isinstance(outcome, PodsupError):
                 say(f"{asked.sender.name}: hello refused: {outcome}")
                 self._out([self._broker.refuse(asked.route, asked.request_id, outcome)])
-                continue
-            name = asked.sender.name
-            session = None
-            if (born := self._born.get(name)) is not None:
-                born.prepared.close_lock()
-                session = (born.prepared.birth.session_id, born.prepared.birth.segment_id)
-            self._broker.bind(asked.route, asked.sender)
-            self._follow(name, asked.hello.endpoint)
-            welcome = c.Welcome(number=outcome)
-            self._out([self._broker.reply(asked.route, asked.request_id, welcome)])
-            self._feed(f.Hello(name, asked.hello, session))
+            elif born is not None and self._is_alive(born, asked):
+                self._welcome(asked, born, outcome)
+
+    def _is_alive(self, born: Born, asked: b.HelloAsked) -> bool:
+        """Whether the process that said hello is still the pod's: it may have died meanwhile."""
+        same = born.prepared.incarnation == asked.hello.incarnation
+        return same and born.pid is not None and born.pid in self._pids
+
+    def _welcome(self, asked: b.HelloAsked, born: Born, number: int) -> None:
+        name, birth = asked.sender.name, born.prepared.birth
+        born.prepared.close_lock()
+        self._broker.bind(asked.route, asked.sender)
+        self._follow(name, birth)
+        welcome = c.Welcome(number=number)
+        self._out([self._broker.reply(asked.route, asked.request_id, welcome)])
+        # Where it publishes is what it was told at birth, whatever it says.
+        hello = asked.hello.model_copy(update={"endpoint": birth.events_endpoint})
+        self._feed(f.Hello(name, hello, (birth.session_id, birth.segment_id)))
 
     def _adopt_on_disk(self, hellos: list[b.HelloAsked]) -> list[int | PodsupError]:
         adoptions: list[Adoption] = []
@@ -213,25 +228,36 @@ class PodRunner:
 
     # -- watching
 
-    def _follow(self, name: str, endpoint: str) -> None:
-        if name in self._watches:
+    def _follow(self, name: str, birth: Birth) -> None:
+        known = self._watches.get(name)
+        if known is not None and known[0] == birth.incarnation:
             return  # hello again: a second watch would hear, and pass on, everything twice
-        self._watches[name] = Watcher(
+        self._unfollow(name)
+        watcher = Watcher(
             self._transport,
-            endpoint,
+            birth.events_endpoint,
             Watch(lambda: secrets.token_hex(8), (Lane.STATE,), complete=True),
-            on_told=partial(self._on_told, name),
+            on_told=partial(self._on_heard, name, birth.incarnation),
             clock=time.monotonic,
         )
+        self._watches[name] = (birth.incarnation, watcher)
+
+    def _on_heard(self, name: str, incarnation: int, told: Told) -> None:
+        """Pass on what a pod says of itself; what it says in another's name is nobody's word."""
+        header = told.header if isinstance(told, Deliver) else None
+        if header is not None and (header.pod, header.incarnation) != (name, incarnation):
+            self.forged += 1
+            return
+        self._on_told(name, told)
 
     def _unfollow(self, name: str) -> None:
-        if (watch := self._watches.pop(name, None)) is not None:
-            watch.drain()
-            watch.close()
+        if (watched := self._watches.pop(name, None)) is not None:
+            watched[1].drain()
+            watched[1].close()
 
     def drain_and_tick(self) -> None:
         """Take what the pods have published; ask again where something is missing."""
-        for watch in list(self._watches.values()):
+        for _, watch in list(self._watches.values()):
             watch.drain()
             watch.tick()
 
@@ -242,11 +268,10 @@ class PodRunner:
         if name is None or name not in self._fleet.members:
             return
         incarnation = self._fleet.members[name].life.incarnation
-        if (watch := self._watches.get(name)) is not None:
-            watch.drain()
+        if (watched := self._watches.get(name)) is not None:
+            watched[1].drain()
         self._before_exit()
-        files = [] if status.code == 0 else log_files(self._paths.data, name)
-        last = tail(files[-1]) if files else ""
+        last = "" if status.code == 0 else tail(self._paths.log(name, incarnation))
         exited = exit_of(status.code, status.signal, last)
         self._feed(f.PodStimulus(name, s.Exited(incarnation, exited)))
         # After the exit: a task that dies unanswered with its pod is not one it has refused.

@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def release_claims(table: ScopeTable, records: Iterable[PodRecord]) -> list[Pods
     """Release the claims of recorded pods that are gone; returns what was refused."""
     claims = [(r.name, r.intent.token) for r in records if r.intent is not None]
     return [refused for refused in table.release_many(claims) if refused is not None]
+
+
+def remove_runtime(folder: Path) -> None:
+    """Remove what an ended fleet leaves in its run folder; a stranger's file stays there."""
+    remove_sockets(folder)
+    (folder / "token").unlink(missing_ok=True)
+    with suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()
 
 
 def remove_sockets(folder: Path) -> None:

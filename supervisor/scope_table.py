@@ -119,6 +119,11 @@ class ScopeTable:
             )
         return tuple(table.rows.values())
 
+    def is_live(self, pod: str) -> bool:
+        """Whether a row of this home's pod has a holder that is not proven dead."""
+        row = next((r for r in self.list() if r.key == self._key(pod)), None)
+        return row is not None and self._life_of(row) != "dead"
+
     def register(self, claim: Claim) -> Allocation:
         """Reserve a top-level row; refused as `allocations.register` says.
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from protocol.birth import Birth
-from protocol.errors import PodsupError
+from protocol.errors import Internal, PodsupError
 from protocol.ids import uuid7
 from protocol.manifest import PodManifest
 from supervisor import life_lock
@@ -25,7 +25,7 @@ from supervisor.core.fleet_record import Intent
 from supervisor.journal import Journal
 from supervisor.logs import open_log
 from supervisor.paths import Paths
-from supervisor.pod_store import PodMetadata, PodStore
+from supervisor.pod_store import PodMetadata, PodStore, refuse_foreign
 from supervisor.scope_table import Claim, ScopeTable
 
 SEVERAL = 4
@@ -87,9 +87,14 @@ class Starter:
             with ThreadPoolExecutor(WRITERS) as writers:  # their fsyncs share the disk's turns
                 outcomes = list(writers.map(self._first_half, wanted))
         ready = [one for one in outcomes if isinstance(one, Prepared)]
-        self._journal.append(*(self._intent(one) for one in ready))
-        claims = [self._claim(one) for one in ready]
-        for one, row in zip(ready, self._table.renew_many(claims), strict=True):
+        try:
+            self._journal.append(*(self._intent(one) for one in ready))
+            rows = self._table.renew_many([self._claim(one) for one in ready])
+        except BaseException:
+            for one in ready:
+                one.close()
+            raise
+        for one, row in zip(ready, rows, strict=True):
             if isinstance(row, PodsupError):
                 one.close()
                 life_lock.remove(self._table.life_lock(one.name, one.incarnation))
@@ -104,10 +109,12 @@ class Starter:
             meta = self._metadata(wanted)
             log_fd = open_log(self._paths.data, name, wanted.incarnation)
             birth = self._birth(wanted, meta)
-        except PodsupError as error:
+        except (PodsupError, OSError) as error:
             if lock_fd >= 0:
                 os.close(lock_fd)
                 life_lock.remove(self._table.life_lock(name, wanted.incarnation))
+            if isinstance(error, OSError):
+                return Internal(f"cannot write what a start needs: {error}")
             return error
         return Prepared(name, wanted.incarnation, birth.token, birth, log_fd, lock_fd)
 
@@ -118,6 +125,8 @@ class Starter:
         """
         manifest = wanted.manifest
         known = self._store.load(manifest.name)
+        if known is not None:
+            refuse_foreign(known, fleet=manifest.fleet, workspace=manifest.workspace)
         if known is None:
             now_ms = time.time_ns() // 1_000_000
             meta = PodMetadata(

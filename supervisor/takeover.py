@@ -14,7 +14,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from protocol.errors import Conflict, Internal
+from protocol.errors import Conflict, DuplicatePod, Internal
 from protocol.manifest import PodManifest
 from supervisor import life_lock
 from supervisor.background import say
@@ -23,6 +23,7 @@ from supervisor.core.fleet import Fleet
 from supervisor.core.health import HealthLimits
 from supervisor.core.life import LifePolicy
 from supervisor.journal import Journal, refuse_foreign
+from supervisor.logs import log_files
 from supervisor.paths import Paths, make_private_dir
 from supervisor.pod_store import PodMetadata, PodStore
 from supervisor.pod_store import refuse_foreign as refuse_foreign_pod
@@ -67,14 +68,18 @@ def take_over(boot: Boot, paths: Paths) -> Taken:
     make_private_dir(paths.fleet_runtime(boot.fleet))
     _end_what_was_left(boot, paths, journal, table)
     if boot.fresh:
-        _file_away(boot, store)
+        _file_away(boot, store, table)
+    for alert in table.take_alerts():
+        say(f"alert: {alert}")
     return Taken(lock_fd, journal, store, table, pods)
 
 
-def add_pod(fleet: Fleet, boot: Boot, journal: Journal, pod: KnownPod) -> None:
+def add_pod(fleet: Fleet, boot: Boot, paths: Paths, journal: Journal, pod: KnownPod) -> None:
     """Add a pod to the fleet core; its incarnations go on counting where any record left off."""
     manifest, stored = pod.manifest, pod.stored
     recorded = journal.record.pods.get(manifest.name)
+    known = [0, *(int(file.stem) for file in log_files(paths.data, manifest.name))]
+    known += [one.incarnation for one in (stored, recorded) if one is not None]
     fleet.add(
         manifest,
         policy=LifePolicy(
@@ -89,9 +94,7 @@ def add_pod(fleet: Fleet, boot: Boot, journal: Journal, pod: KnownPod) -> None:
             hang_timeout_s=manifest.hang_timeout_s,
             stall_timeout_s=manifest.stall_timeout_s,
         ),
-        incarnation=max(
-            stored.incarnation if stored else 0, recorded.incarnation if recorded else 0
-        ),
+        incarnation=max(known),
         tasked=stored.tasked if stored else False,
     )
 
@@ -135,16 +138,28 @@ def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
     return pods
 
 
-def _file_away(boot: Boot, store: PodStore) -> None:
-    """File away what is stored of the fleet's pods, even what cannot be read."""
+def _file_away(boot: Boot, store: PodStore, table: ScopeTable) -> None:
+    """File away what is stored of the fleet's pods, even what cannot be read.
+
+    Raises DuplicatePod for the name of a pod that lives in another fleet: its record is in use.
+    """
     named = {manifest.name for manifest in boot.pods}
+    wanted = []
     for name in store.names():
         try:
             stored = store.load(name)
         except Internal:
             stored = None
         if name in named or (stored is not None and stored.fleet == boot.fleet):
-            store.file_away(name)
+            wanted.append(name)
+            if table.is_live(name):
+                raise DuplicatePod(
+                    f"a pod named {name!r} is alive in fleet {stored.fleet if stored else '?'}",
+                    next_step="use another name, or end that fleet first",
+                    holder=name,
+                )
+    for name in wanted:
+        store.file_away(name)
 
 
 def _end_what_was_left(boot: Boot, paths: Paths, journal: Journal, table: ScopeTable) -> None:
@@ -152,7 +167,7 @@ def _end_what_was_left(boot: Boot, paths: Paths, journal: Journal, table: ScopeT
     ended = end_recorded(record.pods.values(), grace_s=GRACE_S)
     if ended:
         say("ended after an earlier supervisor: " + ", ".join(one.pod for one in ended))
-        journal.append(*ended)
+        journal.note(*ended)
     for refused in release_claims(table, record.pods.values()):
         say(f"alert: a claim was not released: {refused}")
     remove_sockets(paths.fleet_runtime(boot.fleet))

@@ -15,10 +15,10 @@ import codecs
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from podproc.clock import wall_ms
 from podproc.tools.base import off_loop
 from podproc.tools.pipe import PipeReader
 
@@ -57,7 +57,7 @@ class OutputStore:
         with self._lock:
             if self._sizes is None:
                 self._sizes = self._find()
-            name = f"{time.time_ns() // 1_000_000}-{secrets.token_hex(3)}.txt"
+            name = f"{wall_ms()}-{secrets.token_hex(3)}.txt"
             path = os.path.join(self._directory, name)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             output = StoredOutput(path, os.open(path, flags, 0o600))

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from protocol.errors import Interrupted, InvalidRequest, PodsupError
+from protocol.errors import Internal, Interrupted, InvalidRequest, PodsupError
 from supervisor.cli import exit_codes
 from supervisor.cli.output import OUTPUTS, Output
 from supervisor.version import VERSION
@@ -185,6 +185,8 @@ def _run(app: App, args: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return exit_codes.DONE
+    except OSError as error:
+        return _report(app, Internal(f"{error.strerror}: {error.filename}"), exit_codes.FAILED)
     except Exception as error:
         if type(error).__name__ != "FleetFileInvalid":
             raise

@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from protocol import control as c
-from protocol.errors import Conflict, PodsupError, Unreachable
+from protocol.errors import Conflict, PodsupError, Timeout, Unreachable
 from supervisor import life_lock
 from supervisor.choice import choose_fleet
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import Progress
-from supervisor.cli.start import wait_gone
 from supervisor.client import AsyncClient
 from supervisor.core.fleet_record import FleetDown
 from supervisor.journal import Journal
 from supervisor.paths import Paths
-from supervisor.recovery import end_recorded, release_claims, remove_sockets
+from supervisor.recovery import end_recorded, release_claims, remove_runtime
 from supervisor.scope_table import ScopeTable
+
+LOOK_S = 0.02
 
 
 @command("down", example="podsup down")
-@click.option("--grace", type=float, help="Seconds for each stage: shutdown, TERM, KILL.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    help="Seconds for each stage: shutdown, TERM, KILL.",
+)
 def down(app: App, grace: float | None) -> None:
     """End the fleet: every pod, everything they started, the supervisor, and their claims."""
     paths = Paths.here(app.home)
@@ -53,19 +60,29 @@ def _fleet_here(paths: Paths) -> str:
 
 
 async def _ask(app: App, paths: Paths, fleet: str, grace: float | None) -> bool:
-    """End the fleet through its supervisor; False when there is none."""
+    """End the fleet through its supervisor and wait until that is gone; False when there is none.
+
+    The instance lock tells: it is held from before the first socket until after the last process.
+    """
     lock = paths.data / "fleets" / fleet / "lock"
     if life_lock.is_free(lock) is not False:
         return False
-    text = lock.read_text().strip()
-    pid = int(text) if text.isdigit() else 0
-    try:
-        async with AsyncClient.connect(fleet, home=app.home) as client:
-            patience = 60.0 if grace is None else 30.0 + 2 * grace
-            await client.operate(c.Down(grace_s=grace), timeout_s=patience, on_progress=Progress())
-    except Unreachable:
-        pass  # it is ending already
-    await wait_gone(pid)
+    patience_s = 60.0 if grace is None else 30.0 + 2 * grace
+    end = time.monotonic() + patience_s
+    progress = Progress()
+    while life_lock.is_free(lock) is False:
+        if time.monotonic() >= end:
+            pid = lock.read_text().strip() or "unknown"
+            raise Timeout(
+                f"the supervisor of {fleet} (pid {pid}) is still there after {patience_s:g} s",
+                next_step="podsup doctor",
+            )
+        with suppress(Unreachable):  # it comes up, or is on its way out: look again
+            async with AsyncClient.connect(fleet, home=app.home) as client:
+                await client.operate(
+                    c.Down(grace_s=grace), timeout_s=patience_s, on_progress=progress
+                )
+        await asyncio.sleep(LOOK_S)
     return True
 
 
@@ -81,7 +98,7 @@ def _settle(paths: Paths, fleet: str, grace: float | None) -> bool:
         if record.is_down:
             return False
         ended = end_recorded(record.pods.values(), grace_s=5.0 if grace is None else grace)
-        journal.append(*ended)
+        journal.note(*ended)
         table = ScopeTable(paths.scope_dir, str(paths.home), f"down:{os.getpid()}")
         refused = [
             error
@@ -90,12 +107,8 @@ def _settle(paths: Paths, fleet: str, grace: float | None) -> bool:
         ]
         if refused:
             raise Conflict(f"claims were not released: {refused[0]}", next_step="podsup locks")
-        runtime = paths.fleet_runtime(fleet)
-        remove_sockets(runtime)
-        (runtime / "token").unlink(missing_ok=True)
-        if runtime.exists():
-            runtime.rmdir()
-        journal.append(FleetDown())
+        remove_runtime(paths.fleet_runtime(fleet))
+        journal.note(FleetDown())
         journal.close()
     finally:
         os.close(lock)

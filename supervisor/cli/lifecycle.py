@@ -8,7 +8,9 @@ from protocol import control as c
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import operate
 
-grace_option = click.option("--grace", type=float, help="Seconds for each of the two stages.")
+grace_option = click.option(
+    "--grace", type=click.FloatRange(0, 86_400), help="Seconds for each of the two stages."
+)
 
 
 def _patience(grace: float | None) -> float:

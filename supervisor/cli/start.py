@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import click
 from protocol import control as c
 from protocol import events as ev
 from protocol.error_body import error_from_body
-from protocol.errors import InvalidRequest, PodsupError, Unreachable
+from protocol.errors import InvalidRequest, PodsupError, Timeout, Unreachable
 from protocol.watch import Deliver
 from supervisor.boot import Boot, launch
 from supervisor.cli import exit_codes
@@ -161,7 +160,8 @@ def _nothing_started(told: Any, boot: Boot) -> int | None:
     event = told.event if isinstance(told, Deliver) else None
     if not isinstance(event, ev.Operation) or event.id != boot.operation or event.error is None:
         return None
-    if not {p.name for p in boot.pods} <= set((event.error.details or {}).get("pods", {})):
+    failed = set((event.error.details or {}).get("pods", {}))
+    if not {p.name for p in boot.pods} <= failed or any(p.essential for p in boot.pods):
         return None
     error = error_from_body(event.error)
     return _start_code(error, exit_codes.code_of(error))
@@ -213,7 +213,9 @@ async def wait_gone(pid: int, timeout_s: float = 10.0) -> None:
         async with asyncio.timeout(timeout_s):
             await gone.wait()
     except TimeoutError:
-        print(f"supervisor {pid} is still there", file=sys.stderr)
+        raise Timeout(
+            f"the supervisor (pid {pid}) is still there", next_step="podsup doctor"
+        ) from None
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)

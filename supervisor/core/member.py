@@ -43,7 +43,6 @@ class Member:
     planned: tuple[str, str] | None = None
     session_id: str | None = None
     segment_id: str | None = None
-    model: str = ""
     started_ms: int | None = None
     started_at: float | None = None
     exited_ms: int = 0
@@ -52,7 +51,6 @@ class Member:
     task_sent: bool = False
     task_error: str | None = None
     refusal: Mapping[str, Any] = field(default_factory=dict)
-    wake_at: float | None = None
     story: deque[c.StoryLine] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
 
     @property

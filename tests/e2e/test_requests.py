@@ -7,6 +7,7 @@ its way any more.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections import Counter
@@ -198,6 +199,21 @@ def test_requests_to_one_pod_do_not_wait_for_another_that_is_stopped(
         waiting = stuck.ask("alice", "list_completions", READ)
         assert all(free.call("bob", "list_completions", READ).ok for _ in range(50))
         assert stuck.of(waiting) == []
+
+
+def test_disk_that_keeps_one_waiting_keeps_nobody_else_waiting(
+    fleet_home: Home, client: Client
+) -> None:
+    with callers(fleet_home) as (caller,), open(fleet_home.home / "scope/table.lock") as table:
+        fcntl.flock(table, fcntl.LOCK_EX)
+        caller.ask("", "restart", c.Restart(pods=("bob",)))
+        wait_status(client, "bob", "starting")
+        for _ in range(20):
+            assert caller.call("", "list", c.ListFleet()).ok
+            assert caller.call("alice", "list_completions", READ).ok
+        begin(client, "slow")
+        assert row(client, "bob").status == "starting", "its claim still waits"
+    wait_status(client, "bob", "idle")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -534,6 +535,15 @@ def test_a_stopped_run_says_whether_anything_was_shown(moves: list[Move], output
 def test_a_retry_is_no_output() -> None:
     over, _ = stopped([BUSY], [Hang()], when="llm_retry")
     assert over == RunOver(Ending.STOPPED, output=False)
+
+
+def test_a_stop_does_not_wait_for_the_next_attempt() -> None:
+    later = ProviderFailure("slow down", status=429, retry_after_s=20.0)
+    began = time.monotonic()
+    over, bench = stopped([later], [Hang()], when="llm_retry")
+    assert over == RunOver(Ending.STOPPED, output=False)
+    assert len(bench.model.requests) == 1
+    assert time.monotonic() - began < 10
 
 
 def test_drained_notifications_are_no_output() -> None:

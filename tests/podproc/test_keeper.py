@@ -257,6 +257,25 @@ def test_long_commands_arrive_whole_and_too_long_ones_are_refused_in_words() -> 
     run(main())
 
 
+def test_answers_larger_than_one_read_arrive_whole_whatever_is_asked_meanwhile() -> None:
+    seconds = marks(60)
+
+    async def main() -> None:
+        async with keeping(KeeperLevel.SUBREAPER) as keeper:
+            commands = [await start(keeper, f"sleep {n}; # {'é' * 300}") for n in seconds]
+            pids = sorted(command.pid for command in commands)
+
+            async def ask_again_and_again() -> None:
+                for _ in range(5):
+                    assert sorted(job.pid for job in await keeper.jobs()) == pids
+
+            async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                for _ in range(8):
+                    group.create_task(ask_again_and_again())
+
+    run(main())
+
+
 def test_what_cannot_be_started_is_told_in_words() -> None:
     async def main() -> None:
         async with keeping(KeeperLevel.SUBREAPER) as keeper:

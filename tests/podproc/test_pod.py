@@ -106,6 +106,20 @@ def test_hello_says_what_the_pod_found(house: Home) -> None:
     drive(main())
 
 
+def test_a_pod_names_the_segment_that_it_writes_and_none_before_there_is_one(house: Home) -> None:
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(DONE)) as life:
+            assert (await life.see("hello")).body["resume"].get("segment_id") is None
+            assert life.pod.snapshot().segment_id is None
+            await life.run()
+            life.ask_who()
+            again = (await life.see("hello", 2)).body["resume"]["segment_id"]
+            named = {one.body["segment_id"] for one in life.net.sent if "segment_id" in one.body}
+            assert named == {again, life.pod.snapshot().segment_id} == {house.log.stem}
+
+    drive(main())
+
+
 # -- a run ---------------------------------------------------------------------------------------
 
 
@@ -880,6 +894,23 @@ def test_a_notification_is_on_disk_when_it_is_answered_and_wakes_an_idle_pod(hou
 
     drive(main())
     assert b"news" in on_disk[0]
+
+
+def test_what_comes_in_is_shown_once_and_that_is_its_entry(house: Home) -> None:
+    def shown(life: Life, words: str) -> list[Sent]:
+        return [one for one in life.net.sent if words in str(one.body)]
+
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(DONE)) as life:
+            await life.ask(m.Notify(message="the news", auto_run=False))
+            assert shown(life, "the news") == []
+            await life.run("the question")
+            [asked], [told] = shown(life, "the question"), shown(life, "the news")
+        kinds = house.kinds()
+        assert (asked.what, asked.body["index"]) == ("user_message", kinds.index("user_input"))
+        assert (told.what, told.body["index"]) == ("system_item", kinds.index("system_item"))
+
+    drive(main())
 
 
 def test_a_notification_that_waits_is_delivered_by_the_next_process(house: Home) -> None:

@@ -151,6 +151,19 @@ def test_numbers_of_a_new_incarnation_begin_again() -> None:
     assert fleet.status("alice") == "paused"
 
 
+def test_segment_is_always_that_of_the_latest_hello() -> None:
+    fleet = Driven().add("alice")
+    fleet.start("alice")
+    for number, segment in enumerate([None, "one", "two"]):
+        fleet.fork("alice")
+        fleet.hello("alice", session_id=segment and "s", segment_id=segment)
+        assert fleet.fleet.member("alice").segment_id == segment
+        fleet.hello("alice", session_id="s", segment_id=f"later {number}")
+        assert fleet.fleet.member("alice").segment_id == f"later {number}"
+        fleet.gone("alice", CRASH)
+        fleet.feel("alice", s.Tick(), after_s=60.0)
+
+
 def test_words_of_an_earlier_incarnation_are_not_heard() -> None:
     fleet = Driven().add("alice").up("alice")
     fleet.gone("alice", CRASH)
