@@ -110,6 +110,13 @@ class Daemon:
         self._runner = self._make_runner(taken)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
+        identity = identity_of(os.getpid())
+        assert identity is not None
+        started = FleetStarted(
+            fleet=boot.fleet, workspace=boot.workspace, supervisor=identity, epoch=epoch
+        )
+        await on_disk(taken.journal.append, started)
+        await zygote  # before anybody can ask for anything: what is asked can be done
         control = paths.control_socket(boot.fleet)
         self._router = self._transport.router(f"ipc://{control}", self._on_frames)
         self._events = FleetEvents(
@@ -118,13 +125,6 @@ class Daemon:
             epoch=epoch,
             snapshot=self._fleet.snapshot,
         )
-        identity = identity_of(os.getpid())
-        assert identity is not None
-        started = FleetStarted(
-            fleet=boot.fleet, workspace=boot.workspace, supervisor=identity, epoch=epoch
-        )
-        await on_disk(taken.journal.append, started)
-        await zygote
 
     def _make_runner(self, taken: Taken) -> PodRunner:
         return PodRunner(

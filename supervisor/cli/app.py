@@ -188,6 +188,8 @@ def _run(app: App, args: list[str]) -> int:
     except OSError as error:
         return _report(app, Internal(f"{error.strerror}: {error.filename}"), exit_codes.FAILED)
     except Exception as error:
+        if type(error).__name__ == "ValidationError":  # a value no message can carry, such as NaN
+            return _report(app, InvalidRequest(str(error)), exit_codes.USAGE)
         if type(error).__name__ != "FleetFileInvalid":
             raise
         return _report(app, _mistakes(error), exit_codes.CONFIGURATION)

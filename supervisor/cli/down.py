@@ -11,14 +11,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import click
-
 from protocol import control as c
 from protocol.errors import Conflict, PodsupError, Timeout, Unreachable
 from supervisor import life_lock
 from supervisor.choice import choose_fleet
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import Progress
+from supervisor.cli.options import grace_option
 from supervisor.client import AsyncClient
 from supervisor.core.fleet_record import FleetDown
 from supervisor.journal import Journal
@@ -30,11 +29,7 @@ LOOK_S = 0.02
 
 
 @command("down", example="podsup down")
-@click.option(
-    "--grace",
-    type=click.FloatRange(0, 86_400),
-    help="Seconds for each stage: shutdown, TERM, KILL.",
-)
+@grace_option
 def down(app: App, grace: float | None) -> None:
     """End the fleet: every pod, everything they started, the supervisor, and their claims."""
     paths = Paths.here(app.home)

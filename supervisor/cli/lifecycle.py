@@ -7,10 +7,7 @@ import click
 from protocol import control as c
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import operate
-
-grace_option = click.option(
-    "--grace", type=click.FloatRange(0, 86_400), help="Seconds for each of the two stages."
-)
+from supervisor.cli.options import grace_option
 
 
 def _patience(grace: float | None) -> float:

@@ -1,0 +1,127 @@
+"""What is published of a history when a disk refuses: all that stays, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from podproc.recorder import Position, Recorder
+from podproc.session.store import SessionStore
+from podproc.turn_terms import ClosePrevious, RunKind, RunPlan
+from podproc.watchers import Watchers
+from protocol.entries import ToolCall
+from protocol.lanes import Lanes
+from protocol.segments import Text
+from protocol.snapshot import Snapshot
+from protocol.status import Trigger
+from protocol.transport.memory import MemoryNet, MemoryTransport
+from protocol.wire import read_body
+from tests.podproc.pods import EVENTS, SEGMENT, SESSION
+
+PLAN = RunPlan(RunKind.RUN, Trigger.USER_SEND, input=(Text(content="hi"),))
+
+
+class Desk:
+    """A recorder and the log lane that it publishes on."""
+
+    def __init__(self, data: Path) -> None:
+        self.net = MemoryNet()
+        self._got: list[list[bytes]] = []
+        self.record = Recorder(
+            SessionStore(data),
+            Position(SESSION, SEGMENT),
+            wall_ms=lambda: 1,
+            system_prompt=lambda: "be brief",
+            config={},
+        )
+        self.record.open()
+        self.record.watchers = Watchers(
+            MemoryTransport(self.net),
+            EVENTS,
+            Lanes("alice", 1),
+            snapshot=self._snapshot,
+            monotonic=lambda: 0.0,
+            wall_ms=lambda: 1,
+        )
+        subscriber = MemoryTransport(self.net).subscriber(self._got.append)
+        subscriber.connect(EVENTS)
+        subscriber.subscribe(b"log/")
+        self.net.pump()
+
+    def _snapshot(self) -> Snapshot:
+        raise AssertionError("nobody said hello")
+
+    def published(self) -> list[int]:
+        """Return the positions that were published."""
+        self.net.pump()
+        bodies = [read_body(frames[2]) or {} for frames in self._got]
+        return [body["index"] for body in bodies]
+
+
+@contextmanager
+def desk(data: Path) -> Iterator[Desk]:
+    made = Desk(data)
+    try:
+        yield made
+    finally:
+        made.record.close()
+
+
+def begin(record: Recorder) -> None:
+    asyncio.run(record.begin(PLAN, ClosePrevious.RESULTS_AND_NOTE))
+
+
+@contextmanager
+def no_sync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a sync fail before it has reached the disk."""
+
+    def dup(fd: int) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", dup)
+        yield
+
+
+def test_the_start_of_a_segment_is_published_although_its_first_run_could_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path) as made:
+        with no_sync(monkeypatch), pytest.raises(MemoryError):
+            begin(made.record)
+        assert made.record.head_entries == 1
+        assert made.published() == [0]
+        begin(made.record)
+        made.record.publish_begin()
+        assert made.published() == [0, 1, 2]
+
+
+def test_what_closed_the_run_before_is_published_although_the_next_could_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path) as made:
+        begin(made.record)
+        made.record.publish_begin()
+        made.record.commit_item(ToolCall(call_id="c1", name="Read", arguments="{}"))
+        head = made.record.head_entries
+        with no_sync(monkeypatch), pytest.raises(MemoryError):
+            begin(made.record)
+        assert made.record.head_entries == head + 1, "the result of the open call stays"
+        made.record.give_up_pause()
+        begin(made.record)
+        made.record.publish_begin()
+        assert made.published() == list(range(made.record.head_entries))
+
+
+def test_what_waits_to_be_published_goes_before_the_next_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path) as made:
+        begin(made.record)
+        made.record.commit_item(ToolCall(call_id="c1", name="Read", arguments="{}"))
+        assert made.published() == [0, 1, 2, 3]
