@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,12 +142,21 @@ class Inbox:
         taken, self._taken = self._taken, []
         return any(waiting.message.from_parent for waiting in taken)
 
+    def untake(self, messages: Sequence[Arrived]) -> None:
+        """These did not reach the log after all: they are in front again."""
+        ids = {message.id for message in messages}
+        self._put_in_front([w for w in self._taken if w.message.id in ids])
+        self._taken = [w for w in self._taken if w.message.id not in ids]
+
     def give_back(self) -> None:
         """The run was taken back: what it had consumed is in front again."""
-        for waiting in reversed(self._taken):
+        self._put_in_front(self._taken)
+        self._taken = []
+
+    def _put_in_front(self, back: Sequence[Waiting]) -> None:
+        for waiting in reversed(back):
             self._waiting[waiting.message.id] = waiting
             self._waiting.move_to_end(waiting.message.id, last=False)
-        self._taken = []
 
     def waking(self, *, since_run: int = 0) -> Trigger | None:
         """Return what would start a run.

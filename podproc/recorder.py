@@ -23,7 +23,7 @@ from protocol import entries as en
 from protocol import events as ev
 from protocol.entries import Item, SystemItem, ToolCall, ToolResult, Usage
 from protocol.error_body import ErrorBody
-from protocol.errors import ErrorCode, InvalidRequest
+from protocol.errors import ErrorCode, InvalidRequest, PodsupError
 from protocol.segments import Segment
 from protocol.snapshot import ALERTS_KEPT, TAIL_BYTES, TAIL_ENTRIES, AlertRecord
 from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
@@ -280,9 +280,16 @@ class Recorder:
 
     def drain_notifications(self) -> None:
         """Commit what waits in the notify buffer as system items."""
-        for message in self.inbox.take() if self.inbox else ():
+        if self.inbox is None:
+            return
+        messages = self.inbox.take()
+        for number, message in enumerate(messages):
             item = message.item.model_copy(update={"id": message.id})
-            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=item))
+            try:
+                self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=item))
+            except PodsupError:
+                self.inbox.untake(messages[number:])
+                raise
 
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""

@@ -14,6 +14,7 @@ from protocol.snapshot import FleetSnapshot
 from protocol.status import Lane
 from protocol.transport import Publisher, Transport
 from protocol.wire import EventHeader
+from supervisor.background import wall_ms
 
 
 class FleetEvents:
@@ -35,7 +36,7 @@ class FleetEvents:
     def publish(self, pod: str, incarnation: int, event: Event) -> None:
         """Say something about a pod ("" = the fleet)."""
         self._socket.send(
-            self._lanes.publish_for(pod, incarnation, event, ts_ms=_wall_ms(), now=time.monotonic())
+            self._lanes.publish_for(pod, incarnation, event, ts_ms=wall_ms(), now=time.monotonic())
         )
 
     def pass_on(self, header: EventHeader, event: Event) -> None:
@@ -51,7 +52,7 @@ class FleetEvents:
 
     def tick(self) -> None:
         """Once a second: tell the newest number, so that a lost last event is noticed."""
-        frames = self._lanes.tick(ts_ms=_wall_ms(), now=time.monotonic())
+        frames = self._lanes.tick(ts_ms=wall_ms(), now=time.monotonic())
         if frames is not None:
             self._socket.send(frames)
 
@@ -60,13 +61,9 @@ class FleetEvents:
         match asked:
             case HelloAsked():
                 snapshot = self._snapshot(self._lanes.seqs())
-                self._socket.send(self._lanes.snapshot(asked, snapshot, ts_ms=_wall_ms()))
+                self._socket.send(self._lanes.snapshot(asked, snapshot, ts_ms=wall_ms()))
             case ReplayAsked():
-                for frames in self._lanes.replay(asked, ts_ms=_wall_ms()):
+                for frames in self._lanes.replay(asked, ts_ms=wall_ms()):
                     self._socket.send(frames)
             case None:
                 pass
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -393,3 +393,14 @@ def test_whatever_happens_each_message_is_settled_once_or_waits(
         assert settled + on_the_way + taken(inbox) == stored
     finally:
         inbox.close()
+
+
+def test_messages_that_did_not_reach_the_log_are_in_front_again(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "inbox.jsonl", logged=())
+    for name in ("one", "two", "three"):
+        item = SystemItem(kind="notification", body=name)
+        inbox.store(Arrived(ts=1, id=name, item=item, wakes=True), run=0)
+    taken = inbox.take()
+    inbox.untake(taken[1:])
+    assert [message.id for message in inbox.take()] == ["two", "three"]
+    inbox.close()

@@ -112,15 +112,12 @@ def test_what_closed_the_run_before_is_published_although_the_next_could_not_beg
         with no_sync(monkeypatch), pytest.raises(MemoryError):
             begin(made.record)
         assert made.record.head_entries == head + 1, "the result of the open call stays"
-        made.record.give_up_pause()
         begin(made.record)
         made.record.publish_begin()
         assert made.published() == list(range(made.record.head_entries))
 
 
-def test_what_waits_to_be_published_goes_before_the_next_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_to_be_published_goes_before_the_next_commit(tmp_path: Path) -> None:
     with desk(tmp_path) as made:
         begin(made.record)
         made.record.commit_item(ToolCall(call_id="c1", name="Read", arguments="{}"))

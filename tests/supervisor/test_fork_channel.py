@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import select
 import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -20,6 +22,8 @@ from protocol.transport.fork_channel import (
     MAX_MESSAGE,
     ChannelClosed,
     MessageReader,
+    MessageWriter,
+    NotSent,
     send_message,
 )
 
@@ -40,6 +44,18 @@ def inode(fd: int) -> int:
 def frame(message: dict[str, Any]) -> bytes:
     body: bytes = msgpack.packb(message, use_bin_type=True)
     return struct.pack(">I", len(body)) + body
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def read_all(reader: MessageReader, end: socket.socket) -> Received:
@@ -159,3 +175,80 @@ def test_length_that_no_message_has_ends_the_channel(
     ours.sendall(struct.pack(">I", MAX_MESSAGE + 1))
     with pytest.raises(ChannelClosed, match=str(MAX_MESSAGE + 1)):
         MessageReader(theirs).read()
+
+
+def test_message_whose_descriptors_found_no_room_takes_none_of_the_next(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    files = [os.memfd_create(f"file {number}") for number in range(2)]
+    reader = MessageReader(theirs)
+    lost = frame({"op": "forked", "id": 0, "fds": 1})
+    socket.send_fds(ours, [lost[:-1]], files[:1])
+    with no_free_descriptor():
+        assert reader.read() == []
+    ours.sendall(lost[-1:])
+    send_message(ours, {"op": "forked", "id": 1, "fds": 1}, files[1:])
+    (_, none), (_, (fd,)) = read_all(reader, theirs)
+    try:
+        assert none == []
+        assert inode(fd) == inode(files[1])
+    finally:
+        for each in [fd, *files]:
+            os.close(each)
+
+
+def test_writer_never_blocks_and_sends_descriptors_that_its_caller_closed_meanwhile(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    ours.setblocking(False)
+    writer, reader = MessageWriter(ours), MessageReader(theirs)
+    inodes = []
+    sent = [{"op": "fork", "id": n, "birth": os.urandom(50_000), "fds": 1} for n in range(30)]
+    for message in sent:
+        file = os.memfd_create("file")
+        inodes.append(inode(file))
+        writer.add(message, [file])
+        os.close(file)
+    assert not writer.flush()
+    received: Received = []
+    while not writer.flush():
+        received += reader.read()
+    received += read_all(reader, theirs)
+    assert [message for message, _ in received] == sent
+    assert [inode(fd) for _, (fd,) in received] == inodes
+    for _, (fd,) in received:
+        os.close(fd)
+
+
+def test_writer_drops_a_message_whose_descriptors_cannot_go_and_sends_the_next(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    writer = MessageWriter(ours)
+    open_before = len(os.listdir("/proc/self/fd"))
+    with no_free_descriptor(), pytest.raises(OSError, match="Too many open files"):
+        writer.add({"op": "fork", "id": 1}, [0])
+    writer.add({"op": "fork", "id": 2}, [0] * 254)  # more than the kernel takes
+    writer.add({"op": "reap", "pid": 7})
+    with pytest.raises(NotSent) as failure:
+        writer.flush()
+    assert failure.value.message["id"] == 2
+    assert writer.flush()
+    assert MessageReader(theirs).read() == [({"op": "reap", "pid": 7}, [])]
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_writer_to_nobody_tells_so_and_keeps_no_descriptor_once_it_is_closed(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    theirs.close()
+    writer = MessageWriter(ours)
+    open_before = len(os.listdir("/proc/self/fd"))
+    writer.add({"op": "fork", "id": 1}, [0, 0])
+    with pytest.raises(ChannelClosed):
+        writer.flush()
+    writer.close()
+    assert len(os.listdir("/proc/self/fd")) == open_before

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import pytest
 
 from protocol.errors import Internal
 from protocol.transport.fork_channel import MessageReader, send_message
-from supervisor.processes import ExitStatus, ZygoteDied, children_of, descendants_of
+from supervisor import processes
+from supervisor.processes import ExitStatus, Processes, ZygoteDied, children_of, descendants_of
 from tests.supervisor.apart import PROJECT, Shell, run_apart, state_of, until
 from tests.support.home import Home
 from tests.support.waiting import eventually
@@ -127,6 +130,155 @@ def test_fork_that_the_zygote_did_not_live_to_answer_fails(folder: Path) -> None
     run_apart(scenario, folder)
 
 
+# -- every fork is answered
+
+IMPATIENT_S = 0.5
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def make_impatient(shell: Shell) -> None:
+    """Let a zygote that owes an answer be given up soon."""
+    shell.processes = Processes(
+        on_exit=lambda pid, status: shell.exits.append((pid, status)),
+        environment=os.environ | {"PYTHONPATH": str(PROJECT)},
+        log=shell.said.append,
+        answer_s=IMPATIENT_S,
+    )
+
+
+async def stop_zygote(shell: Shell) -> int:
+    """Stop the fork server as it is; returns its pid."""
+    await shell.processes.start_zygote()
+    zygote = shell.processes.zygote_pid
+    assert zygote is not None
+    os.kill(zygote, signal.SIGSTOP)
+    await until(lambda: state_of(zygote) == "T", "it is stopped")
+    return zygote
+
+
+def test_hundreds_of_forks_asked_in_one_turn_are_all_answered(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        birth = NO_BIRTH + bytes(3000)
+        forks = [shell.fork("many", birth) for _ in range(400)]
+        async with asyncio.timeout(20):
+            pods = await asyncio.gather(*forks)
+        assert len({pod.pid for pod in pods}) == 400
+        await until(lambda: len(shell.exits) == 400, "all exits are told", 20)
+        assert {status for _, status in shell.exits} == {CONFIG_ERROR}
+        for pod in pods:
+            await shell.processes.end_tree(pod.pid, lambda: True)
+        await until(lambda: len(descendants_of(os.getpid())) == 1, "all are reaped")
+
+    run_apart(scenario, folder)
+
+
+def test_fork_without_an_interpreter_or_free_descriptors_fails_readably(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(folder / "none"))
+            with pytest.raises(Internal, match="fork server could not be started"):
+                await shell.fork()
+        with no_free_descriptor(), pytest.raises(Internal, match="Too many open files"):
+            await shell.processes.start_zygote()
+        alice = await shell.living()
+        with no_free_descriptor(), pytest.raises(Internal, match="Too many open files"):
+            await shell.processes.fork(NO_BIRTH, 0, 0)
+        await shell.kill(alice)
+        assert shell.said == []
+
+    run_apart(scenario, folder)
+
+
+def test_fork_whose_pidfd_found_no_room_fails_and_the_zygote_is_replaced(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        alice = await shell.living()
+        forks = [asyncio.create_task(shell.fork(name)) for name in ("bob", "carol")]
+        await asyncio.sleep(0)
+        with no_free_descriptor():
+            await asyncio.wait(forks, timeout=10)
+        for fork in forks:
+            with pytest.raises(ZygoteDied):
+                fork.result()
+        await shell.processes.end_all_strays()
+        assert state_of(alice.pid) in "SR"
+        bad = await shell.fork("bad", NO_BIRTH)
+        assert await shell.status_of(bad) == CONFIG_ERROR
+        await shell.end(bad)
+        await shell.kill(alice)
+
+    run_apart(scenario, folder)
+
+
+def test_zygote_that_hangs_is_killed_and_the_fork_it_owes_fails(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        make_impatient(shell)
+        alice = await shell.living()
+        zygote = await stop_zygote(shell)
+        with pytest.raises(ZygoteDied):
+            await asyncio.wait_for(shell.fork("bob"), 10)
+        assert state_of(zygote) == ""
+        assert "did not answer a fork" in shell.said[0]
+        assert state_of(alice.pid) in "SR"
+        await shell.processes.start_zygote()
+        await shell.kill(alice)
+
+    run_apart(scenario, folder)
+
+
+def test_fork_nobody_waits_for_any_more_leaves_nothing(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        zygote = await stop_zygote(shell)
+        fork = asyncio.create_task(shell.fork())
+        await asyncio.sleep(0)
+        fork.cancel()
+        os.kill(zygote, signal.SIGCONT)
+        bad = await shell.fork("bad", NO_BIRTH)
+        await shell.status_of(bad)
+        await shell.end(bad)
+        await until(lambda: descendants_of(os.getpid()) == [zygote], "it is ended and reaped")
+        assert len(shell.exits) == 1
+
+    run_apart(scenario, folder)
+
+
+def test_slow_zygote_loses_no_exit_status(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        alice = await shell.living()
+        zygote = await stop_zygote(shell)
+        asyncio.get_running_loop().call_later(0.8, os.kill, zygote, signal.SIGCONT)
+        shell.processes.send_signal(alice.pid, signal.SIGKILL)
+        assert await shell.status_of(alice) == KILLED
+        assert shell.processes.zygote_pid == zygote
+        await shell.end(alice)
+
+    run_apart(scenario, folder)
+
+
+def test_zygote_that_hangs_is_killed_and_the_kernel_has_the_status_it_owes(folder: Path) -> None:
+    async def scenario(shell: Shell) -> None:
+        make_impatient(shell)
+        alice = await shell.living()
+        zygote = await stop_zygote(shell)
+        shell.processes.send_signal(alice.pid, signal.SIGKILL)
+        assert await shell.status_of(alice) == KILLED
+        assert state_of(zygote) == ""
+        await shell.processes.start_zygote()
+        await shell.end(alice)
+
+    run_apart(scenario, folder)
+
+
 DOUBLE_FORK = """
 import ctypes, os, pathlib
 order = pathlib.Path(__file__).with_name("double-fork")
@@ -220,6 +372,40 @@ def test_fork_server_that_cannot_start_is_refused_once_and_not_tried_for_ever(
             assert children_of(os.getpid()) == []
 
     run_apart(scenario, folder, PYTHONHOME="/nowhere")
+
+
+NEVER_READY = """
+import sys, time
+if "podproc.zygote" in sys.orig_argv:
+    time.sleep(87)
+"""
+
+
+def test_fork_server_that_does_not_get_ready_is_ended_and_not_tried_for_ever(
+    folder: Path,
+) -> None:
+    (folder / "sitecustomize.py").write_text(NEVER_READY)
+
+    async def scenario(shell: Shell) -> None:
+        processes.ZYGOTE_READY_S = 0.2
+        with pytest.raises(Internal, match="did not become ready"):
+            await shell.processes.start_zygote()
+        assert children_of(os.getpid()) == []
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody tries again"
+        assert shell.said == []
+
+    run_apart(scenario, folder, PYTHONPATH=f"{folder}:{PROJECT}")
+
+
+def test_children_are_found_where_the_kernel_does_not_list_them(folder: Path) -> None:
+    for pid, parent in {7: 1, 8: 7, 9: 8, 10: 7}.items():
+        (folder / str(pid) / "task" / str(pid)).mkdir(parents=True)
+        (folder / str(pid) / "stat").write_text(f"{pid} (a) 7 S) S {parent} 7 7 0 -1")
+    (folder / "11").mkdir()  # it ended meanwhile
+    (folder / "self").mkdir()
+    assert sorted(children_of(7, folder)) == [8, 10]
+    assert children_of(12, folder) == []
 
 
 def test_closing_ends_the_fork_server_and_does_not_start_another(folder: Path) -> None:
@@ -332,6 +518,43 @@ def test_zygote_with_one_thread_forks_reports_the_exit_and_reaps_when_it_is_told
         answer = served.fork()
         assert answer["op"] == "forked"
         assert state_of(pid) == ""
+    finally:
+        assert served.close() == 0
+
+
+def test_zygote_without_room_for_descriptors_refuses_to_fork_and_goes_on() -> None:
+    served = Served("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))")
+    try:
+        for _ in range(2):
+            answer = served.fork()
+            assert (answer["op"], answer["id"]) == ("fork_failed", 1)
+            assert "descriptors" in answer["error"]
+        assert children_of(served.process.pid) == []
+    finally:
+        assert served.close() == 0
+
+
+def test_zygote_told_to_reap_before_it_saw_the_death_reports_it_first() -> None:
+    served = Served("")
+    try:
+        pid = served.fork()["pid"]
+        served.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: state_of(pid) == "Z", "it is dead")
+        send_message(served.channel, {"op": "reap", "pid": pid})
+        served.process.send_signal(signal.SIGCONT)
+        assert served.next() == {"op": "exited", "pid": pid, "code": 78}
+        assert served.fork()["op"] == "forked"
+        assert state_of(pid) == ""
+    finally:
+        assert served.close() == 0
+
+
+def test_zygote_whose_child_was_reaped_by_somebody_else_goes_on() -> None:
+    served = Served("signal = __import__('signal'); signal.signal(17, signal.SIG_IGN)")
+    try:
+        first = served.fork()["pid"]
+        eventually(lambda: state_of(first) == "", "the kernel reaped it")
+        assert served.fork()["op"] == "forked"
     finally:
         assert served.close() == 0
 
