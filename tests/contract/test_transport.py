@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -359,6 +360,18 @@ def test_closing_leaves_no_descriptor_and_no_thread(rig: Rig) -> None:
     rig.idle()
     assert_nothing_leaked(before)
     transport.close()
+
+
+@pytest.mark.timeout(20)
+def test_closing_does_not_wait_for_somebody_who_never_comes(rig: Rig) -> None:
+    transport = rig.transport()
+    dealt = Dealt(rig, transport=transport)
+    with contextlib.suppress(WouldBlock):
+        for _ in range(10):
+            dealt.socket.send([b"is anybody there"])
+    began = time.monotonic()
+    transport.close()
+    assert time.monotonic() - began < 5
 
 
 def test_socket_may_be_closed_twice_and_before_its_transport(rig: Rig) -> None:

@@ -169,6 +169,7 @@ async def stop_zygote(shell: Shell) -> int:
 
 def test_hundreds_of_forks_asked_in_one_turn_are_all_answered(folder: Path) -> None:
     async def scenario(shell: Shell) -> None:
+        await shell.processes.start_zygote()
         birth = NO_BIRTH + bytes(3000)
         forks = [shell.fork("many", birth) for _ in range(400)]
         async with asyncio.timeout(20):
