@@ -320,3 +320,20 @@ def test_task_that_a_crash_cut_is_not_delivered_again(home: Home) -> None:
         wait_reborn(client, "carol", pid)
         assert run_to_end(home, "carol", "go on").result == "finished"
         assert tasks(client) == ["Think."]
+
+
+def test_spawn_whose_task_is_not_accepted_fails_and_leaves_a_pod_that_can_be_used(
+    home: Home,
+) -> None:
+    start(home, fleet('"alice"'))
+    sessions = home.home / "data/sessions"
+    sessions.write_text("no folder: no session can begin")
+
+    error = home.json("spawn", "carol", "--task", "Say hello.", "--wait", ok=1)
+    assert "its task was not accepted" in error["message"]
+    assert home.json("status", "carol").get("session_id") is None
+
+    sessions.unlink()
+    assert run_to_end(home, "carol", "hello").result == "finished"
+    now = home.json("status", "carol")
+    assert (sessions / now["session_id"] / f"{now['segment_id']}.jsonl").is_file()
