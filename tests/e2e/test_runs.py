@@ -330,7 +330,7 @@ def test_spawn_whose_task_is_not_accepted_fails_and_leaves_a_pod_that_can_be_use
     sessions.write_text("no folder: no session can begin")
 
     error = home.json("spawn", "carol", "--task", "Say hello.", "--wait", ok=1)
-    assert "its task was not accepted" in error["message"]
+    assert "its task was not accepted" in error["error"]["message"]
     assert home.json("status", "carol").get("session_id") is None
 
     sessions.unlink()

@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 3
+REVISION = 4
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
