@@ -332,15 +332,16 @@ def test_a_watcher_that_is_away_until_the_ring_moved_on_is_told_the_gap(home: Ho
 
     reference, away = asyncio.run(scenario())
     (gap, *_) = [g for g in away.gaps if g.lane is Lane.STREAM]
-    assert gap.first == away_last_before(away) + 1
+    assert gap.first == away.start()[Lane.STREAM] + 1
     assert gap.last > gap.first
+    for lane in Lane:
+        numbers = away.numbers(lane)
+        assert numbers == sorted(set(numbers)), f"{lane} came twice or out of order"
     truth = reference.by_number()
-    for key, event in away.by_number().items():
-        assert truth[key] == event
-
-
-def away_last_before(away: Seen) -> int:
-    return away.start()[Lane.STREAM]
+    both = away.by_number().keys() & truth.keys()  # at full speed the reference may miss some, too
+    assert both
+    told = away.by_number()
+    assert all(told[key] == truth[key] for key in both)
 
 
 class DeafWatcher(LossyWatcher):
