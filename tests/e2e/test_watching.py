@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -361,3 +363,54 @@ class DeafWatcher(LossyWatcher):
     def _on_frames(self, frames: list[bytes]) -> None:
         if not self.is_deaf:
             self._run(self._watch.receive(frames, time.monotonic()))
+
+
+STOPPED_WATCHER = """
+import os, signal, sys, zmq
+socket = zmq.Context().socket(zmq.SUB)
+socket.setsockopt(zmq.RCVHWM, 10)
+socket.connect(sys.argv[1])
+socket.subscribe(b"")
+socket.subscribe(b"~hello/stopped")
+while not socket.recv_multipart()[0].startswith(b"~hello"):
+    pass
+print("live", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_watcher_that_is_stopped_costs_the_pod_and_the_other_watchers_nothing(home: Home) -> None:
+    home.write("podsup.toml", fleet(words=1000, chars_per_s=0))
+    home.podsup("start", "-d", "--wait", "idle")
+
+    async def scenario() -> tuple[Seen, StatusRow]:
+        async with AsyncClient.connect("w", home=str(home.home)) as client:
+            endpoint = await endpoint_of(client)
+            stopped = subprocess.Popen(
+                [sys.executable, "-c", STOPPED_WATCHER, endpoint], stdout=subprocess.PIPE
+            )
+            transport = ZmqTransport(asyncio.get_running_loop())
+            try:
+                assert stopped.stdout is not None
+                assert stopped.stdout.readline() == b"live\n"
+                seen = Seen()
+                watcher = attach(transport, endpoint, seen)
+                await until(lambda: bool(seen.synced), "the other watcher is live")
+                for _ in range(4):
+                    await run_to_end(client, seen)
+                row: StatusRow = await client.control(StatusOf(pod="talker"))
+                watcher.close()
+                return seen, row
+            finally:
+                transport.close()
+                stopped.kill()
+                stopped.communicate()
+
+    seen, row = asyncio.run(scenario())
+    assert row.flags == (), "the pod's loop turns"
+    assert row.restarts == 0
+    runs = [d for d in seen.delivered if isinstance(d.event, ev.RunEnd)]
+    assert len(runs) == 4
+    for lane in Lane:
+        numbers = seen.numbers(lane)
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"a gap in {lane}"
