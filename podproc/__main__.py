@@ -39,7 +39,10 @@ def live(birth_bytes: bytes, life_lock: int) -> int:
     except (ValidationError, BadFrame) as error:
         return _fail("the birth record is not valid", error, CONFIG_ERROR)
     setproctitle(f"podsup pod {birth.manifest.name}")
-    os.chdir(birth.manifest.cwd)
+    try:
+        os.chdir(birth.manifest.cwd)
+    except OSError as error:
+        return _fail("its working directory cannot be entered", error, CONFIG_ERROR)
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_live(birth, loop, life_lock))

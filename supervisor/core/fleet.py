@@ -215,7 +215,7 @@ class Fleet:
     def _after_step(self, member: Member, before: Life) -> list[Instruction]:
         became = member.life.phase if member.life.phase is not before.phase else None
         if became is Phase.FAILED:
-            member.last_error = member.life.message or member.life.cause
+            member.last_error = member.life.reason
             if member.manifest.essential and self._ending is None:
                 return self._end(EXIT_ESSENTIAL, f"essential pod {member.name} failed")
         if became is Phase.READY:
@@ -522,7 +522,7 @@ def _why(life: Life, what: s.Stimulus) -> str:
     last = life.last_exit
     if isinstance(what, s.TreeGone) and last is not None and last.cause not in life.cause:
         return f"{life.cause} ({last.cause})"
-    return life.cause + (f": {life.message}" if life.message else "")
+    return life.reason
 
 
 def exit_of(code: int | None, signal: str | None, tail: str) -> Exit:

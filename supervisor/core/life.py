@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from protocol.errors import ErrorCode
 from protocol.manifest import Restart
 from protocol.status import PodStatus
 from supervisor.core.restart import Exit, RestartHistory
@@ -62,6 +63,9 @@ _STATUS: Mapping[Phase, PodStatus] = {
     Phase.STOPPED: PodStatus.STOPPED,
     Phase.FAILED: PodStatus.FAILED,
 }
+
+
+_CODES = frozenset(code.value for code in ErrorCode)
 
 
 class Desired(StrEnum):
@@ -132,6 +136,17 @@ class Life:
     def status(self) -> PodStatus:
         """The word for people: the pod's own while it is ready, else the supervisor's."""
         return _STATUS.get(self.phase, self.said)
+
+    @property
+    def reason(self) -> str:
+        """The cause and the last line of its evidence, in one line for people.
+
+        Where the cause is an error's code, the error's own sentence says it all.
+        """
+        lines = self.message.strip().splitlines()
+        if lines and self.cause in _CODES:
+            return lines[-1].strip()
+        return f"{self.cause}: {lines[-1].strip()}" if lines else self.cause
 
 
 def adopted(incarnation: int, pid: int, *, desired: Desired = Desired.UP) -> Life:

@@ -117,7 +117,7 @@ class Member:
             session_id=self.session_id,
             segment_id=self.segment_id,
             state_seq=self.heard,
-            reason=self.life.message or self.life.cause,
+            reason=self.life.reason,
         )
 
     def _last_exit(self) -> c.LastExit | None:

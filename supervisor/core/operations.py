@@ -146,7 +146,7 @@ def _gone(member: Member, since: int) -> Verdict:
 
 def _ready(member: Member, since: int) -> Verdict:
     if member.life.phase is Phase.FAILED:
-        return member.life.message or member.life.cause
+        return member.life.reason
     if member.life.phase is Phase.STOPPED:
         return f"stopped: {member.life.cause}"
     if not member.is_ready or member.life.incarnation <= since:

@@ -124,3 +124,19 @@ def test_many_pods_start_at_once(home: Home) -> None:
     assert len(home.json("ps")["pods"]) == 320
     home.podsup("down", timeout=60)
     assert time.monotonic() - began < 80
+
+
+def test_pod_whose_working_directory_is_gone_fails_with_its_cause_and_is_not_retried(
+    home: Home,
+) -> None:
+    (home.work / "place").mkdir()
+    start(home, FLEET + 'cwd = "place"\n')
+    home.podsup("stop", "a")
+    (home.work / "place").rmdir()
+    refused = home.podsup("restart", "a", ok=1)
+    assert "working directory" in refused.stderr
+    told = row(home)
+    assert (told["status"], told["restarts"]) == ("failed", 0)
+    story = home.podsup("why", "a").stdout
+    assert "place" in story
+    assert "Traceback" not in story
