@@ -522,7 +522,8 @@ def _why(life: Life, what: s.Stimulus) -> str:
     last = life.last_exit
     if isinstance(what, s.TreeGone) and last is not None and last.cause not in life.cause:
         return f"{life.cause} ({last.cause})"
-    return life.reason
+    told = life.reason
+    return told if life.cause in told else f"{life.cause}: {told}"
 
 
 def exit_of(code: int | None, signal: str | None, tail: str) -> Exit:
