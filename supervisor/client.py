@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from protocol import control as c
 from protocol.base import Wire
@@ -49,7 +49,6 @@ from supervisor.watcher import Told, Watcher
 
 LOOK_S = 0.25
 DEFAULT_TIMEOUT_S = 30.0
-R = TypeVar("R", bound=Wire)
 
 
 @dataclass(slots=True)

@@ -53,6 +53,30 @@ class Born:
     early_hello: b.HelloAsked | None = None
 
 
+def only_its_own(
+    name: str, incarnation: int, on_told: Callable[[Told], None], warn: Callable[[str], None]
+) -> Callable[[Told], None]:
+    """Pass on what a pod says of itself; what it says in another's name is nobody's word.
+
+    The first such event of an incarnation is warned of, the others are dropped in silence.
+    """
+    warned = False
+
+    def hear(told: Told) -> None:
+        nonlocal warned
+        header = told.header if isinstance(told, Deliver) else None
+        if header is None or (header.pod, header.incarnation) == (name, incarnation):
+            on_told(told)
+        elif not warned:
+            warned = True
+            warn(
+                f"{name} (incarnation {incarnation}) publishes as {header.pod!r} "
+                f"(incarnation {header.incarnation}): what it says so is dropped"
+            )
+
+    return hear
+
+
 class PodRunner:
     """The processes of one fleet. `feed` takes stimuli, `out` what the broker returns."""
 
@@ -93,7 +117,6 @@ class PodRunner:
         self._adopting = False
         self._hellos: list[b.HelloAsked] = []
         self._watches: dict[str, tuple[int, Watcher]] = {}
-        self.forged = 0
         self.processes = Processes(on_exit=self._on_exit, environment=environment, log=say)
 
     # -- starting
@@ -237,18 +260,10 @@ class PodRunner:
             self._transport,
             birth.events_endpoint,
             Watch(lambda: secrets.token_hex(8), (Lane.STATE,), complete=True),
-            on_told=partial(self._on_heard, name, birth.incarnation),
+            on_told=only_its_own(name, birth.incarnation, partial(self._on_told, name), say),
             clock=time.monotonic,
         )
         self._watches[name] = (birth.incarnation, watcher)
-
-    def _on_heard(self, name: str, incarnation: int, told: Told) -> None:
-        """Pass on what a pod says of itself; what it says in another's name is nobody's word."""
-        header = told.header if isinstance(told, Deliver) else None
-        if header is not None and (header.pod, header.incarnation) != (name, incarnation):
-            self.forged += 1
-            return
-        self._on_told(name, told)
 
     def _unfollow(self, name: str) -> None:
         if (watched := self._watches.pop(name, None)) is not None:

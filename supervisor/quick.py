@@ -16,12 +16,12 @@ from typing import Any
 import msgpack
 import zmq
 
+from protocol.calls import RESEND_S
 from protocol.errors import Internal, Timeout
 from supervisor.paths import Paths
 from supervisor.reach import is_listening, new_id, no_supervisor
 
 TIMEOUT_S = 30.0
-RESEND_S = 5.0
 VERSION = 1
 
 

@@ -195,10 +195,14 @@ def test_requests_to_one_pod_do_not_wait_for_another_that_is_stopped(
     fleet_home: Home, client: Client
 ) -> None:
     with callers(fleet_home, 2) as (stuck, free):
-        os.kill(pid_of(client, "alice"), signal.SIGSTOP)
+        pid = pid_of(client, "alice")
+        os.kill(pid, signal.SIGSTOP)
         waiting = stuck.ask("alice", "list_completions", READ)
         assert all(free.call("bob", "list_completions", READ).ok for _ in range(50))
+        assert stuck.call("", "ping").ok
         assert stuck.of(waiting) == []
+        os.kill(pid, signal.SIGCONT)
+        assert stuck.wait(waiting)[0].ok
 
 
 def test_disk_that_keeps_one_waiting_keeps_nobody_else_waiting(
