@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from protocol.base import Wire
 from protocol.manifest import PodManifest
-from protocol.scope import ScopeRule
+from protocol.scope import LentRule
 
 
 class Birth(Wire):
@@ -30,5 +30,5 @@ class Birth(Wire):
     segment_id: str
     beat_interval_s: float = 1.0
     parent: str | None = None
-    lent: tuple[ScopeRule, ...] = ()
+    lent: tuple[LentRule, ...] = ()
     lend_number: int = 0

@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from protocol.base import Accepted, Wire
-from protocol.scope import ScopeRule
+from protocol.methods import Inspected, PeersRegistered, PodRows
+from protocol.pod_events import PodEvent
+from protocol.scope import LentRule, ScopeRule
 from protocol.status import Flag, PodStatus
 from protocol.summaries import Sandbox, ScopeSummary, Usage
 
@@ -25,9 +27,13 @@ ANYONE = OPERATOR | POD
 
 
 class Started(Wire):
-    """Long work has begun; await the operation by this id."""
+    """Long work has begun; await the operation by this id.
+
+    A pod has no ear for the fleet's events: it is answered when the work is done, with its result.
+    """
 
     operation: str
+    result: dict[str, Any] | None = None
 
 
 class Control(Wire):
@@ -66,7 +72,7 @@ class Resume(Wire):
 class Welcome(Wire):
     """The reply to `hello`: what this pod has lent out, and the number of that statement."""
 
-    lent: tuple[ScopeRule, ...] = ()
+    lent: tuple[LentRule, ...] = ()
     number: int = 0
 
 
@@ -93,6 +99,37 @@ class ClaimSegment(Control):
 
     session_id: str
     segment_id: str
+
+
+class ReportUp(Control):
+    """A report for this pod's parent, answered once it is stored; idempotent by `event_id`."""
+
+    method: ClassVar[str] = "pod_event"
+    reply: ClassVar[type[Wire]] = Accepted
+    rights: ClassVar[frozenset[str]] = POD
+
+    event_id: str
+    event: PodEvent
+
+
+class SeenPods(Control):
+    """All pods that this pod sees: itself, its descendants, its peers."""
+
+    method: ClassVar[str] = "list_pods"
+    reply: ClassVar[type[Wire]] = PodRows
+    rights: ClassVar[frozenset[str]] = POD
+    changes: ClassVar[bool] = False
+
+
+class SeenPod(Control):
+    """One pod that this pod sees, closely."""
+
+    method: ClassVar[str] = "inspect_pod"
+    reply: ClassVar[type[Wire]] = Inspected
+    rights: ClassVar[frozenset[str]] = POD
+    changes: ClassVar[bool] = False
+
+    name: str
 
 
 # -- reads
@@ -403,10 +440,29 @@ class Delete(Control):
     pods: tuple[str, ...]
 
 
+class RegisterPeers(Control):
+    """Make two pods see each other, without ownership: `podsup peer`."""
+
+    method: ClassVar[str] = "register_peer"
+    reply: ClassVar[type[Wire]] = PeersRegistered
+    rights: ClassVar[frozenset[str]] = ANYONE
+
+    source: str
+    peer: str
+
+
+class Reclaimed(Shown):
+    """What settling the dead came to: the rows that are gone, and those that are left, with why."""
+
+    reclaimed: tuple[str, ...] = ()
+    left: dict[str, str] = Field(default_factory=dict)
+
+
 class Reclaim(Control):
-    """Settle the dead in the scope table now."""
+    """Settle the dead in the scope table now, of all fleets of this user or one pod of this one."""
 
     method: ClassVar[str] = "reclaim"
+    reply: ClassVar[type[Wire]] = Reclaimed
 
     pod: str | None = None
 

@@ -17,10 +17,10 @@ from protocol.base import Wire
 from protocol.entries import Entry, Usage
 from protocol.events import RewindSummary
 from protocol.pod_events import PodEvent
-from protocol.scope import ScopeRule
+from protocol.scope import LentRule
 from protocol.segments import Segment
 from protocol.snapshot import ScopeSummary
-from protocol.status import PodStatus, Relation
+from protocol.status import PodStatus, Relation, RunResult
 
 
 class Method(Wire):
@@ -44,13 +44,15 @@ class Notify(Method):
 
     Answered once it is on disk.
 
-    With `auto_run` an idle pod starts a run for it; without, it waits for the next one.
+    With `auto_run` an idle pod starts a run for it; without, it waits for the next one. `queued`:
+    it stands for a run that its parent could not submit, and the run that consumes it reports.
     """
 
     method: ClassVar[str] = "notify"
 
     message: str = Field(min_length=1)
     auto_run: bool = True
+    queued: bool = False
 
 
 class PodEventMethod(Method):
@@ -196,6 +198,7 @@ class PodDetail(PodRow):
     incarnation: int = 0
     session_id: str | None = None
     segment_id: str | None = None
+    last_result: RunResult | None = None
     last_error: str | None = None
     usage: Usage = Usage()
     context_tokens: int = 0
@@ -290,7 +293,7 @@ class ScopeLend(Method):
 
     method: ClassVar[str] = "scope_lend"
 
-    lent: tuple[ScopeRule, ...]
+    lent: tuple[LentRule, ...]
     number: int
     stop_jobs: bool = False
 

@@ -37,11 +37,15 @@ class Errored(Wire):
 
 
 class ShutDown(Wire):
-    """The child is gone: once per life, handed on only when its exit is proven."""
+    """The child is gone: once per life, handed on only when its exit is proven.
+
+    `scope` is what it could write, and its reader may again.
+    """
 
     kind: Literal["shut_down"] = "shut_down"
     pod_name: str
     cause: str
+    scope: tuple[ScopeRule, ...] = ()
 
 
 class ScopeSubDelegated(Wire):
@@ -92,8 +96,11 @@ def line_for_model(event: PodEvent) -> str:
             return f"Pod {name} ended a turn: {result}."
         case Errored(pod_name=name, code=code, message=message):
             return f"Pod {name} reported an error ({code}): {_one_line(message)[:500]}"
-        case ShutDown(pod_name=name, cause=cause):
-            return f"Pod {name} has stopped: {_one_line(cause)}."
+        case ShutDown(pod_name=name, cause=cause, scope=scope):
+            back = ", ".join(rule.target for rule in scope)
+            return f"Pod {name} has stopped: {_one_line(cause)}." + (
+                f" What it could write is yours again: {back}" if back else ""
+            )
         case ScopeSubDelegated():
             return ""
 

@@ -57,6 +57,12 @@ class ScopeRule(Wire):
     recursive: bool = True
 
 
+class LentRule(ScopeRule):
+    """A rule of which another pod has the use; `pod` is who."""
+
+    pod: str = ""
+
+
 class Scope(Wire):
     """An authority: what is allowed, less what is denied. Empty means nothing at all."""
 

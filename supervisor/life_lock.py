@@ -65,6 +65,22 @@ def is_free(path: Path) -> bool | None:
         os.close(fd)
 
 
+def note(path: Path, text: bytes) -> None:
+    """Write into a lock's file what its holder claims; nothing where there is no file.
+
+    Not synced: what a power failure takes, it takes with the holder.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        os.pwrite(fd, text, 0)
+        os.ftruncate(fd, len(text))
+    finally:
+        os.close(fd)
+
+
 def remove(path: Path) -> None:
     """Forget a lock that is settled: its holder is dead and no row names it."""
     path.unlink(missing_ok=True)

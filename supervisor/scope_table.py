@@ -14,8 +14,9 @@ may fork while one runs.
 **When the table cannot be read** the version before takes its place, with an alert. It lacks the
 last change and no other, and none is dangerous to lack: a pod whose registration is lost fails to
 be adopted, before it does anything; a row that comes back after its release has a free life lock.
-With both files gone, an empty table would forget every claim. So there is one only while no life
-lock is held; else each change is refused until `rebuild_from` is given the claim of every live pod.
+With both files gone, an empty table would forget every claim. So each row stands once more, in the
+file of its pod's life lock, and the table is made of those again. A lock that is held and tells no
+row may be anybody's: then each change is refused, and the locks are named.
 
 Rows stand on lines of their own so that a change costs the rows it touches: what a line means is
 remembered, and the same bytes are not parsed again.
@@ -26,7 +27,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,11 +36,11 @@ from typing import TypeAlias
 
 import orjson
 
-from protocol.errors import Conflict, Internal, PodsupError, UnsupportedVersion
+from protocol.errors import Internal, PodsupError, UnsupportedVersion
 from protocol.scope import Scope
 from supervisor import life_lock
 from supervisor.core import allocations
-from supervisor.core.allocations import Adoption, Allocation, Key, Table
+from supervisor.core.allocations import TOP_LEVEL, Adoption, Allocation, Key, Lends, Line, Table
 from supervisor.durable import write_atomically
 from supervisor.identity import Life, is_same_process
 from supervisor.paths import make_private_dir, pod_id
@@ -64,6 +65,7 @@ class Claim:
     scope: Scope
     session_id: str | None = None
     segment_id: str | None = None
+    line: Line = TOP_LEVEL
 
 
 class ScopeTable:
@@ -110,14 +112,7 @@ class ScopeTable:
 
     def list(self) -> tuple[Allocation, ...]:
         """Return the rows of all homes, of the dead too; raises Internal and mends nothing."""
-        with self._turn:
-            table, trouble = self._read(self._path)
-        if table is None:
-            raise Internal(
-                trouble,
-                next_step="start or stop any pod: the first change goes back to the version before",
-            )
-        return tuple(table.rows.values())
+        return tuple(self._now().rows.values())
 
     def is_live(self, pod: str) -> bool:
         """Whether a row of this home's pod has a holder that is not proven dead."""
@@ -135,16 +130,31 @@ class ScopeTable:
         """Reserve top-level rows, each like `register`."""
         return self._reserve(claims, allocations.register)
 
+    def reserve(self, claim: Claim) -> Allocation:
+        """Reserve the row of a child, lent by its line; refused as `allocations.reserve` says.
+
+        Raises ValueError like `register`.
+        """
+        return _only(self._reserve([claim], allocations.reserve))
+
+    def enter_many(self, claims: Sequence[Claim], *, newborn: Set[str]) -> Sequence[Outcome]:
+        """Reserve the rows of pods that start, each as `allocations.enter` says, in this order.
+
+        A `newborn` child is not started without a parent.
+        """
+        return self._reserve(
+            claims,
+            lambda table, wanted, **more: (
+                allocations.reserve if wanted.pod in newborn else allocations.enter
+            )(table, wanted, **more),
+        )
+
     def renew(self, claim: Claim) -> Allocation:
         """Reserve the row of a pod's next incarnation; refused as `allocations.renew` says.
 
         Raises ValueError like `register`.
         """
-        return _only(self.renew_many([claim]))
-
-    def renew_many(self, claims: Sequence[Claim]) -> Sequence[Outcome]:
-        """Reserve the rows of pods' next incarnations, each like `renew`."""
-        return self._reserve(claims, allocations.renew)
+        return _only(self._reserve([claim], allocations.renew))
 
     def adopt(self, hello: Adoption) -> Allocation:
         """Have a row held by the process that said hello; refused as `allocations.adopt` says."""
@@ -180,34 +190,33 @@ class ScopeTable:
         )
         return [None if isinstance(outcome, Table) else outcome for outcome in outcomes]
 
-    def rebuild_from(self, rows: Iterable[Allocation]) -> None:
-        """Make the table of these rows, where it is lost; where it is not, nothing is done.
+    def lends(self, pods: Iterable[str]) -> dict[str, Lends]:
+        """Return what each of these pods has lent at this moment; raises Internal like `list`."""
+        table = self._now()
+        rows = {pod: table.rows.get(self._key(pod)) for pod in pods}
+        return {
+            pod: Lends(allocations.lent_by(table, row), row.lend_number) if row else Lends()
+            for pod, row in rows.items()
+        }
 
-        Raises Conflict when a life lock is held that none of the rows accounts for.
-        """
-        table = Table.of(rows)
-        with self._locked():
-            with suppress(Internal):
-                self._load()
-                return
-            known = {self._lock_of(row) for row in table.rows.values()}
-            if strangers := [str(path) for path in self._held() if path not in known]:
-                raise Conflict(
-                    f"live pods without a known claim hold {', '.join(strangers)}",
-                    next_step="end the other fleets of this user: podsup down",
-                    locks=strangers,
-                )
-            self._store(table)
+    def lenders(self, pod: str) -> Sequence[str]:
+        """Return the pods that could write in a new row's scope until now, nearest first."""
+        table = self._now()
+        row = table.rows.get(self._key(pod))
+        return [] if row is None else [one.pod for one in allocations.lenders(table, row)]
 
     # -- one change ------------------------------------------------------------------------------
 
     def _reserve(self, claims: Sequence[Claim], decide: Decision) -> Sequence[Outcome]:
         now_ms = self._clock()
-        rows = [self._row(claim, now_ms) for claim in claims]
-        for row in rows:
+        changes = []
+        for claim in claims:
+            row = self._row(claim, now_ms)
             if life_lock.is_free(self._lock_of(row)) is not False:
                 raise ValueError(f"the life lock of {row.pod!r} is not held")
-        return self._rows([(row.pod, partial(decide, wanted=row, now_ms=now_ms)) for row in rows])
+            asked = partial(decide, wanted=row, line=claim.line, now_ms=now_ms)
+            changes.append((row.pod, asked))
+        return self._rows(changes)
 
     def _row(self, claim: Claim, now_ms: int) -> Allocation:
         return Allocation(
@@ -242,6 +251,9 @@ class ScopeTable:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
             if table is not before:
+                for key, row in table.rows.items():
+                    if row is not before.rows.get(key):
+                        life_lock.note(self._lock_of(row), _line_of(row))
                 self._store(table)
             for key, row in before.rows.items():
                 now = table.rows.get(key)
@@ -277,20 +289,52 @@ class ScopeTable:
         if table is not None:
             return table
         before, also = self._read(self._backup)
-        held = self._held()
-        if before is None and held:
-            raise Internal(
-                f"{trouble}; {also}; and {len(held)} pods are alive whose claims it had",
-                next_step="end all fleets of this user with `podsup down`, and start them again",
-                locks=[str(path) for path in held],
+        if before is not None:
+            mended = "went back one version"
+        else:
+            before = self._from_life_locks(f"{trouble}; {also}")
+            mended = (
+                f"made of the claims of {len(before.rows)} pods" if before.rows else "began anew"
             )
         if self._life.exists():  # else there never was a table
-            mended = "no pod is alive: began anew" if before is None else "went back one version"
             self._alerts.append(f"{trouble}; {mended}")
         with suppress(FileNotFoundError):
             self._path.replace(self._path.with_name("table.json.damaged"))
-        table = Table() if before is None else before
-        self._store(table)
+        self._store(before)
+        return before
+
+    def _from_life_locks(self, trouble: str) -> Table:
+        """Return the table that the files of the life locks tell; raises Internal where one must.
+
+        Of dead pods, too: whether their rows mean anything is for others to decide.
+        """
+        rows, untold = [], []
+        for path in sorted(self._life.iterdir()) if self._life.exists() else []:
+            try:
+                if text := path.read_bytes():  # what is told nothing was never granted anything
+                    rows.append(Allocation.model_validate_json(text))
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                if life_lock.is_free(path) is False:
+                    untold.append(str(path))
+        if untold:
+            raise Internal(
+                f"{trouble}; and {len(untold)} pods are alive whose claims are not known",
+                next_step="end all fleets of this user with `podsup down`, and start them again",
+                locks=untold,
+            )
+        return Table.of(sorted(rows, key=lambda row: (row.since_ms, row.incarnation)))
+
+    def _now(self) -> Table:
+        """Return the table as it is; raises Internal and mends nothing."""
+        with self._turn:
+            table, trouble = self._read(self._path)
+        if table is None:
+            raise Internal(
+                trouble,
+                next_step="start or stop any pod: the first change goes back to the version before",
+            )
         return table
 
     def _read(self, path: Path) -> tuple[Table | None, str]:
@@ -304,11 +348,6 @@ class ScopeTable:
 
     def _store(self, table: Table) -> None:
         write_atomically(self._path, self._text.encode(table), keep=self._backup)
-
-    def _held(self) -> Sequence[Path]:
-        """Return the life locks of live holders."""
-        paths = sorted(self._life.iterdir()) if self._life.exists() else []
-        return [path for path in paths if life_lock.is_free(path) is False]
 
 
 class _TableText:
@@ -324,10 +363,7 @@ class _TableText:
     def encode(self, table: Table) -> bytes:
         """Return the text of a table."""
         known = {id(row): line for line, row in self._rows.items()}
-        rows = {
-            known.get(id(row)) or row.model_dump_json(exclude_none=True).encode(): row
-            for row in table.rows.values()
-        }
+        rows = {known.get(id(row)) or _line_of(row): row for row in table.rows.values()}
         text = self.HEAD + self.BETWEEN.join(rows) + self.TAIL
         self._text, self._table, self._rows = text, table, rows
         return text
@@ -347,6 +383,10 @@ class _TableText:
         table = Table.of(rows.values())
         self._text, self._table, self._rows = text, table, rows
         return table
+
+
+def _line_of(row: Allocation) -> bytes:
+    return row.model_dump_json(exclude_none=True).encode()
 
 
 def _not_a_table(text: bytes) -> Exception:

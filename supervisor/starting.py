@@ -21,6 +21,7 @@ from protocol.errors import Internal, PodsupError
 from protocol.ids import uuid7
 from protocol.manifest import PodManifest
 from supervisor import life_lock
+from supervisor.core.allocations import TOP_LEVEL, Allocation, Line
 from supervisor.core.fleet_record import Intent
 from supervisor.journal import Journal
 from supervisor.logs import open_log
@@ -34,22 +35,42 @@ WRITERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One start."""
+    """One start. `parent` is the recorded one; a `newborn` child is not started without it."""
 
     manifest: PodManifest
     incarnation: int
+    parent: str | None = None
+    line: Line = TOP_LEVEL
+    newborn: bool = False
 
 
 @dataclass(slots=True)
 class Prepared:
-    """A pod that may be forked; whoever has it closes both descriptors."""
+    """A pod that may be forked; whoever has it closes both descriptors.
 
-    name: str
-    incarnation: int
-    token: str
+    `lenders` could write until now in what was reserved for it: they must agree before the fork.
+    """
+
+    wanted: Wanted
     birth: Birth
     log_fd: int
     lock_fd: int
+    lenders: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return self.wanted.manifest.name
+
+    @property
+    def incarnation(self) -> int:
+        """The number of the incarnation."""
+        return self.wanted.incarnation
+
+    @property
+    def token(self) -> str:
+        """The token of the incarnation."""
+        return self.birth.token
 
     def close(self) -> None:
         """Close what is the supervisor's copy."""
@@ -87,19 +108,40 @@ class Starter:
             with ThreadPoolExecutor(WRITERS) as writers:  # their fsyncs share the disk's turns
                 outcomes = list(writers.map(self._first_half, wanted))
         ready = [one for one in outcomes if isinstance(one, Prepared)]
+        ready.sort(key=lambda one: len(one.wanted.line.above))  # parents first
+        newborn = {one.name for one in ready if one.wanted.newborn}
         try:
             self._journal.append(*(self._intent(one) for one in ready))
-            rows = self._table.renew_many([self._claim(one) for one in ready])
+            rows = self._table.enter_many([self._claim(one) for one in ready], newborn=newborn)
         except BaseException:
             for one in ready:
                 one.close()
             raise
+        granted: list[tuple[Prepared, Allocation]] = []
         for one, row in zip(ready, rows, strict=True):
             if isinstance(row, PodsupError):
                 one.close()
                 life_lock.remove(self._table.life_lock(one.name, one.incarnation))
                 outcomes[outcomes.index(one)] = row
+            else:
+                granted.append((one, row))
+        self._add_lends(granted)
         return outcomes
+
+    def _add_lends(self, granted: Sequence[tuple[Prepared, Allocation]]) -> None:
+        """Tell each what it has lent, and of each child who else must be told before its fork.
+
+        Those that are forked now, too, are told by their birth.
+        """
+        told = {one.name for one, _ in granted}
+        lends = self._table.lends(told) if any(row.lend_number for _, row in granted) else {}
+        for one, row in granted:
+            if row.delegated_from is not None:
+                lenders = self._table.lenders(one.name)
+                one.lenders = tuple(pod for pod in lenders if pod not in told)
+            if (known := lends.get(one.name)) is not None:
+                update = {"lent": known.lent, "lend_number": known.number}
+                one.birth = one.birth.model_copy(update=update)
 
     def _first_half(self, wanted: Wanted) -> Prepared | PodsupError:
         name = wanted.manifest.name
@@ -116,7 +158,7 @@ class Starter:
             if isinstance(error, OSError):
                 return Internal(f"cannot write what a start needs: {error}")
             return error
-        return Prepared(name, wanted.incarnation, birth.token, birth, log_fd, lock_fd)
+        return Prepared(wanted, birth, log_fd, lock_fd)
 
     def _metadata(self, wanted: Wanted) -> PodMetadata:
         """Return the pod's record; it is written when it says anything new.
@@ -133,6 +175,7 @@ class Starter:
                 name=manifest.name,
                 fleet=manifest.fleet,
                 workspace=manifest.workspace,
+                parent=wanted.parent,
                 session_id=uuid7(now_ms, os.urandom(10)),
                 segment_id=uuid7(now_ms, os.urandom(10)),
                 incarnation=wanted.incarnation,
@@ -163,7 +206,7 @@ class Starter:
             session_id=meta.session_id,
             segment_id=meta.segment_id,
             beat_interval_s=manifest.beat_interval_s,
-            parent=meta.parent,
+            parent=wanted.parent,
         )
 
     def _intent(self, one: Prepared) -> Intent:
@@ -186,4 +229,5 @@ class Starter:
             scope=one.birth.manifest.scope,
             session_id=one.birth.session_id,
             segment_id=one.birth.segment_id,
+            line=one.wanted.line,
         )

@@ -4,12 +4,17 @@ A row of the table is one pod's *allocation*, keyed by home and name, because na
 home and the table is one per user. No two rows of live holders may have write rules that share a
 path. (A parent and its descendants may: what was lent is inside what it was lent from.)
 
-    register ──► reserved ──adopt──► held ──(holder dead)──► release, or settled by whoever meets it
+    register ─┐
+    reserve ──┴► reserved ──adopt──► held ──(holder dead)──► release, or settled by whoever meets it
                     ▲                                  └────► renew ──┐
                     └─────────────────────────────────────────────────┘
 
 * **Every row is a rival**, whoever its parent: two children of a parent that may only read are
-  compared with each other, and homes with other homes.
+  compared with each other, and homes with other homes. The exceptions are the row's own line:
+  those it was lent from, and those it has lent to.
+* **What a pod has lent is derived**, each time, from the rows of its descendants (`lent_by`).
+  Nothing is pushed when they come and popped when they go, so nothing can be left over.
+  `lend_number` counts these changes, so that messages about them have an order.
 * **Only death frees a claim.** `life` is asked about a row that stands in the way. Dead: the row is
   settled, there and then, and its children pass to its own parent. Alive, or not to be verified
   from here: it stands in the way, and the refusal names it. A dead row in nobody's way is left: its
@@ -36,13 +41,23 @@ from protocol.errors import (
     Conflict,
     DuplicatePod,
     InvalidScope,
+    NotSubset,
     PodsupError,
     SegmentConflict,
     UnknownPod,
     WriteConflict,
     WrongToken,
 )
-from protocol.scope import Permission, ScopeRule, components, contains, overlaps
+from protocol.scope import (
+    LentRule,
+    Permission,
+    Scope,
+    ScopeRule,
+    components,
+    contains,
+    covers,
+    overlaps,
+)
 from supervisor.identity import Identity, Life
 
 Key: TypeAlias = tuple[str, str]
@@ -82,7 +97,7 @@ class Allocation(Wire):
 
     @property
     def writes(self) -> tuple[ScopeRule, ...]:
-        """The rules that claim paths for this pod alone."""
+        """The rules that claim paths for this pod, less what it has lent."""
         return tuple(r for r in self.scope_allow if r.permission is Permission.WRITE)
 
 
@@ -102,6 +117,36 @@ class Adoption:
     identity: Identity
     session_id: str | None = None
     segment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lender:
+    """Somebody whom a pod may be a child of, and all that it may lend."""
+
+    pod: str
+    delegation: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a pod stands in its family, as its records say.
+
+    `above`: its parent, the parent's parent, and so on; `below`: the children that are its own.
+    """
+
+    above: tuple[Lender, ...] = ()
+    below: frozenset[str] = frozenset()
+
+
+TOP_LEVEL = Line()
+
+
+@dataclass(frozen=True, slots=True)
+class Lends:
+    """All that a pod has lent, at one moment; a higher number is a later one."""
+
+    lent: tuple[LentRule, ...] = ()
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +172,29 @@ class Table:
         rows = {key: row for key, row in self.rows.items() if key != gone.key}
         for child in self.children(gone):
             rows[child.key] = child.model_copy(update={"delegated_from": gone.delegated_from})
+        for lender in self.ancestors(gone):
+            rows[lender.key] = _numbered(lender)
         return Table(rows, tuple(c for c in self.claims if c[2] != gone.key))
+
+    def below(self, child: Allocation, parent: str) -> Table:
+        """Return the table with this row, a child of the parent, and what has changed above it."""
+        child = child.model_copy(update={"delegated_from": parent})
+        rows = {**self.rows, child.key: child}
+        table = Table(rows)
+        for lender in table.ancestors(child):
+            rows[lender.key] = _numbered(lender)
+        return Table(rows, tuple(c for c in self.claims if c[2] != child.key) + _claims(child))
+
+    def ancestors(self, child: Allocation) -> Iterator[Allocation]:
+        """Yield the parent of a row, and the parent's, as far as there are rows."""
+        known = {child.key}
+        while child.delegated_from is not None:
+            parent = self.rows.get((child.home, child.delegated_from))
+            if parent is None or parent.key in known:
+                return
+            known.add(parent.key)
+            yield parent
+            child = parent
 
     def children(self, parent: Allocation) -> list[Allocation]:
         """Return the rows that were lent their scope by this one."""
@@ -144,16 +211,87 @@ class Table:
             yield from self.descendants(child)
 
 
-def register(table: Table, wanted: Allocation, life: LifeOf, *, now_ms: int) -> Table | PodsupError:
+def register(
+    table: Table, wanted: Allocation, life: LifeOf, *, line: Line = TOP_LEVEL, now_ms: int
+) -> Table | PodsupError:
     """Return the table with a new top-level row.
 
     Refused with InvalidScope, DuplicatePod, SegmentConflict, or WriteConflict, which lists every
     overlapping holder.
     """
-    return _admit(table, wanted, wanted.writes, life, beside=frozenset(), now_ms=now_ms)
+    own = _own_children(table, wanted, line, parent=None)
+    family = _with_descendants(table, own)
+    admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
+    return _with_children(admitted, wanted, own)
 
 
-def renew(table: Table, wanted: Allocation, life: LifeOf, *, now_ms: int) -> Table | PodsupError:
+def reserve(
+    table: Table, wanted: Allocation, life: LifeOf, *, line: Line, now_ms: int
+) -> Table | PodsupError:
+    """Return the table with a row lent by the nearest of the line that lives.
+
+    Refused like `register`; with NotSubset for a rule that the lender may not lend, and with
+    UnknownPod where nobody of the line lives.
+    """
+    for lender in line.above:
+        parent = table.rows.get((wanted.home, lender.pod))
+        if parent is not None and life(parent) != "dead":
+            break
+    else:
+        named = ", ".join(lender.pod for lender in line.above)
+        return UnknownPod(f"no live pod to lend {wanted.pod!r} its scope: {named or 'none'}")
+    if bad := _not_canonical(wanted) or _not_lendable(wanted, lender):
+        return bad
+    own = _own_children(table, wanted, line, parent=parent.pod)
+    above = {parent.key, *(row.key for row in table.ancestors(parent))}
+    family = above | _with_descendants(table, own)
+    admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
+    if isinstance(admitted, PodsupError):
+        return admitted
+    return _with_children(admitted.below(admitted.rows[wanted.key], parent.pod), wanted, own)
+
+
+def enter(
+    table: Table, wanted: Allocation, life: LifeOf, *, line: Line, now_ms: int
+) -> Table | PodsupError:
+    """Return the table with a pod that starts: renewed, reserved, or registered, as it must be.
+
+    A row that was kept is renewed. Otherwise the pod is the child of the nearest of its line that
+    lives, and a top-level pod if none does.
+    """
+    if wanted.key in table.rows:
+        return renew(table, wanted, life, line=line, now_ms=now_ms)
+    outcome = reserve(table, wanted, life, line=line, now_ms=now_ms)
+    if isinstance(outcome, UnknownPod):
+        return register(table, wanted, life, line=line, now_ms=now_ms)
+    return outcome
+
+
+def lent_by(table: Table, lender: Allocation) -> tuple[LentRule, ...]:
+    """Return what a pod has lent: the write rules of its live descendants, with their names."""
+    return tuple(
+        LentRule(**dict(rule), pod=row.pod)
+        for row in table.descendants(lender)
+        for rule in row.writes
+    )
+
+
+def lenders(table: Table, child: Allocation) -> list[Allocation]:
+    """Return those above a new row that could write in its scope until now: whom to ask."""
+    return [
+        above
+        for above in table.ancestors(child)
+        if any(
+            overlaps(mine, lent)
+            for mine in above.writes
+            for lent in _newly_lent(table, above, child)
+        )
+    ]
+
+
+def renew(
+    table: Table, wanted: Allocation, life: LifeOf, *, line: Line = TOP_LEVEL, now_ms: int
+) -> Table | PodsupError:
     """Return the table with the next incarnation of a pod in place of its dead one.
 
     Parent and children stay as they were, and the segment, unless `wanted` names another. A row
@@ -162,7 +300,7 @@ def renew(table: Table, wanted: Allocation, life: LifeOf, *, now_ms: int) -> Tab
     """
     kept = table.rows.get(wanted.key)
     if kept is None:
-        return register(table, wanted, life, now_ms=now_ms)
+        return register(table, wanted, life, line=line, now_ms=now_ms)
     if life(kept) != "dead":
         return _duplicate(kept, life, now_ms)
     carried: dict[str, Any] = {"lend_number": kept.lend_number}
@@ -171,7 +309,14 @@ def renew(table: Table, wanted: Allocation, life: LifeOf, *, now_ms: int) -> Tab
     wanted = wanted.model_copy(update=carried)
     beyond = [new for new in wanted.writes if not any(contains(old, new) for old in kept.writes)]
     family = {kept.key, *(row.key for row in table.descendants(kept))}
-    return _admit(table, wanted, beyond, life, beside=family, now_ms=now_ms)
+    for lender in line.above:
+        if lender.pod == kept.delegated_from and (bad := _not_lendable(wanted, lender)):
+            return bad
+    admitted = _admit(table, wanted, beyond, life, beside=family, now_ms=now_ms)
+    if isinstance(admitted, PodsupError) or wanted.writes == kept.writes:
+        return admitted
+    row = admitted.rows[wanted.key]
+    return admitted if row.delegated_from is None else admitted.below(row, row.delegated_from)
 
 
 def adopt(
@@ -275,6 +420,65 @@ def _settle(table: Table, keys: Set[Key], life: LifeOf) -> tuple[Table, list[All
         else:
             standing.append(row)
     return table, standing
+
+
+def _numbered(lender: Allocation) -> Allocation:
+    return lender.model_copy(update={"lend_number": lender.lend_number + 1})
+
+
+def _not_lendable(wanted: Allocation, lender: Lender) -> PodsupError | None:
+    for rule in wanted.writes:
+        if not covers(lender.delegation, rule):
+            return NotSubset(
+                f"{lender.pod!r} may not lend {rule.target} for writing: "
+                f"its delegation scope is {_targets(lender.delegation)}",
+                next_step="ask for less, or widen the delegation_scope in the fleet file",
+                rule=rule.to_wire(),
+                lender=lender.pod,
+            )
+    return None
+
+
+def _targets(scope: Scope) -> str:
+    rules = [f"{rule.permission} {rule.target}" for rule in scope.allow]
+    rules += [f"not {rule.permission} {rule.target}" for rule in scope.deny]
+    return ", ".join(rules) or "empty"
+
+
+def _own_children(
+    table: Table, wanted: Allocation, line: Line, *, parent: str | None
+) -> list[Allocation]:
+    """Return the rows that come back to a pod: its children, passed on when its row went."""
+    return [
+        row
+        for row in table.rows.values()
+        if row.home == wanted.home
+        and row.pod in line.below
+        and row.delegated_from in (parent, wanted.pod)
+    ]
+
+
+def _with_descendants(table: Table, rows: Iterable[Allocation]) -> set[Key]:
+    return {one.key for row in rows for one in (row, *table.descendants(row))}
+
+
+def _with_children(
+    outcome: Table | PodsupError, parent: Allocation, children: Iterable[Allocation]
+) -> Table | PodsupError:
+    if isinstance(outcome, PodsupError):
+        return outcome
+    for child in children:
+        outcome = outcome.below(outcome.rows[child.key], parent.pod)
+    return outcome
+
+
+def _newly_lent(table: Table, lender: Allocation, child: Allocation) -> list[ScopeRule]:
+    """Return the child's write rules that nobody else below the lender has already."""
+    its_own = _with_descendants(table, [child])
+    others = [
+        rule for row in table.descendants(lender) if row.key not in its_own for rule in row.writes
+    ]
+    return [new for new in child.writes if not any(contains(old, new) for old in others)]
 
 
 def _own(table: Table, key: Key, token: str) -> Allocation | PodsupError:

@@ -19,7 +19,7 @@ from protocol import wire as w
 from protocol.base import Wire
 from protocol.error_body import ErrorBody
 from protocol.lanes import ReplayEnd
-from protocol.scope import Permission, Scope, ScopeRule
+from protocol.scope import LentRule, Permission, Scope, ScopeRule
 from protocol.status import (
     AlertLevel,
     AlertSource,
@@ -32,11 +32,12 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 4
+REVISION = 5
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
 RULE = ScopeRule(target="/w/src", permission=Permission.WRITE, recursive=False)
+LENT = LentRule(target="/w/src", permission=Permission.WRITE, recursive=False, pod="bob")
 TEXT = sg.Text(content="fix the test – bitte\n")
 USAGE = en.Usage(
     input_tokens=1200,
@@ -164,6 +165,7 @@ DETAIL = m.PodDetail(
     incarnation=3,
     session_id="s-1",
     segment_id="g-1",
+    last_result=RunResult.FINISHED,
     last_error="timeout",
     usage=USAGE,
     context_tokens=1234,
@@ -182,7 +184,7 @@ SAMPLES: tuple[Wire, ...] = (
     # -- methods and their replies
     m.Accepted(),
     m.Run(input=(TEXT,)),
-    m.Notify(message="look", auto_run=False),
+    m.Notify(message="look", auto_run=False, queued=True),
     m.PodEventMethod(event_id="3-1", event=pe.ShutDown(pod_name="bob", cause="exit 0")),
     m.Resume(),
     m.Pause(),
@@ -218,12 +220,12 @@ SAMPLES: tuple[Wire, ...] = (
         before=m.HistoryPosition(index=9),
         limit=2,
     ),
-    m.ScopeLend(lent=(RULE,), number=4, stop_jobs=True),
+    m.ScopeLend(lent=(LENT,), number=4, stop_jobs=True),
     m.ShutdownMethod(grace_ms=5000),
     # -- controls and their replies
-    c.Started(operation="o-1"),
+    c.Started(operation="o-1", result={"reclaimed": ["/w/src"]}),
     RESUME,
-    c.Welcome(lent=(RULE,), number=4),
+    c.Welcome(lent=(LENT,), number=4),
     c.Hello(pod="alice", incarnation=3, endpoint="ipc:///r/e1", pid=4711, resume=RESUME),
     c.ClaimSegment(session_id="s-1", segment_id="g-2"),
     PROGRESS,
@@ -269,6 +271,11 @@ SAMPLES: tuple[Wire, ...] = (
     c.Restore(pod="bob"),
     c.Delete(pods=("bob",)),
     c.Reclaim(pod="bob"),
+    c.Reclaimed(reclaimed=("bob",), left={"carol": "alive"}),
+    c.RegisterPeers(source="alice", peer="bob"),
+    c.ReportUp(event_id="3-1", event=pe.ShutDown(pod_name="bob", cause="exit 0")),
+    c.SeenPods(),
+    c.SeenPod(name="bob"),
     c.Apply(pods=({"name": "bob"},), dry_run=True),
     c.Drain(),
     c.Down(grace_s=2.5),
@@ -420,7 +427,7 @@ SAMPLES: tuple[Wire, ...] = (
     # -- a child's reports
     pe.TurnEnded(pod_name="bob", result=RunResult.FINISHED, usage=USAGE),
     pe.Errored(pod_name="bob", code="provider_error", message="529"),
-    pe.ShutDown(pod_name="bob", cause="exit 0"),
+    pe.ShutDown(pod_name="bob", cause="exit 0", scope=(RULE,)),
     pe.ScopeSubDelegated(parent_pod="bob", sub_pod="carol", scope=(RULE,)),
     # -- snapshots and their parts
     SCOPES,
@@ -473,6 +480,7 @@ SAMPLES: tuple[Wire, ...] = (
     ERROR,
     ReplayEnd(lane=Lane.LOG, oldest=5, newest=9),
     RULE,
+    LENT,
     Scope(allow=(RULE,), deny=(ScopeRule(target="/w/src/secret", permission=Permission.READ),)),
 )
 """Every class once."""

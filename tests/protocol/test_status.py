@@ -37,7 +37,7 @@ shutdown
 CONTROL_NAMES = """
 hello list status spawn stop kill restart restore delete locks reclaim stats why
 events_endpoint apply logs_tail ping drain down claim_segment reload approvals
-approval_answer
+approval_answer list_pods inspect_pod register_peer pod_event
 """
 EVENT_NAMES = {
     Lane.LOG: "user_message system_item invoke_start segment_rotated entry log_cut",

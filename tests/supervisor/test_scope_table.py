@@ -229,41 +229,63 @@ def lose(folder: Path) -> None:
         (folder / name).write_bytes(b"")
 
 
-def test_a_lost_table_never_becomes_empty_while_pods_live(fleet: Supervisor) -> None:
+def test_a_lost_table_is_made_again_of_the_claims_in_the_life_locks(fleet: Supervisor) -> None:
+    rows = [fleet.start("a", "/w/a"), fleet.start("b", "/w/b")]
+    lose(fleet.folder)
+    with pytest.raises(WriteConflict):
+        fleet.start("c", "/w/a/below")
+    assert list(fleet.table.list()) == rows
+    assert "made of the claims of 2 pods" in fleet.table.take_alerts()[0]
+
+
+def test_the_claims_in_the_life_locks_are_those_of_the_latest_change(fleet: Supervisor) -> None:
+    me = identity_of(os.getpid())
+    assert me is not None
     fleet.start("a", "/w/a")
+    fleet.table.adopt(Adoption("a", "a-1", me))
+    fleet.start("b", "/w/b")
+    fleet.kill("b")
+    fleet.table.release("b", "b-1")
+    before = fleet.table.list()
+    lose(fleet.folder)
+    fleet.start("c", "/w/c")
+    assert fleet.table.list()[:-1] == before
+
+
+def test_a_lost_table_never_becomes_empty_while_a_pod_lives_whose_claim_is_not_known(
+    fleet: Supervisor,
+) -> None:
+    fleet.start("a", "/w/a")
+    fleet.table.life_lock("a", 1).write_bytes(b"{")
     lose(fleet.folder)
     with pytest.raises(Internal, match="1 pods are alive") as lost:
-        fleet.table.release("a", "a-1")
-    assert lost.value.next_step
-    with pytest.raises(Internal):
         fleet.start("b", "/w/a")
+    assert lost.value.next_step
+    assert lost.value.details["locks"] == [str(fleet.table.life_lock("a", 1))]
     with pytest.raises(Internal):
         fleet.table.list()
 
 
-def test_a_lost_table_is_rebuilt_from_the_claims_of_all_live_pods(fleet: Supervisor) -> None:
-    rows = [fleet.start("a", "/w/a"), fleet.start("b", "/w/b")]
-    lose(fleet.folder)
-    with pytest.raises(Conflict) as refused:
-        fleet.table.rebuild_from(rows[:1])
-    assert refused.value.details["locks"] == [str(fleet.table.life_lock("b", 1))]
-    fleet.table.rebuild_from(rows)
-    assert list(fleet.table.list()) == rows
-
-
-def test_rebuilding_a_table_that_is_readable_changes_nothing(fleet: Supervisor) -> None:
-    fleet.start("a", "/w/a")
-    fleet.table.rebuild_from([])
-    assert fleet.pods() == ["a"]
-
-
-def test_a_lost_table_begins_anew_with_an_alert_once_nobody_lives(fleet: Supervisor) -> None:
+def test_a_lost_table_tells_of_the_dead_too_and_they_stand_in_nobodys_way(
+    fleet: Supervisor,
+) -> None:
     fleet.start("a", "/w/a")
     lose(fleet.folder)
     fleet.kill("a")
+    fleet.start("b", "/w/a")
+    assert fleet.pods() == ["b"]
+
+
+def test_a_lost_table_begins_anew_with_an_alert_where_no_life_lock_is_left(
+    fleet: Supervisor,
+) -> None:
+    fleet.start("a", "/w/a")
+    lose(fleet.folder)
+    fleet.kill("a")
+    fleet.table.life_lock("a", 1).unlink()
     table = ScopeTable(fleet.folder, "/h", "s")
     assert table.list() == ()
-    assert len(table.take_alerts()) == 1
+    assert "began anew" in table.take_alerts()[0]
 
 
 def test_the_first_table_is_no_alert(fleet: Supervisor) -> None:
