@@ -18,25 +18,44 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from pydantic import ValidationError
 
 from protocol.base import Wire
 from protocol.calls import OPERATOR, Full, Pending, Relay
-from protocol.control import CONTROLS, Control, Hello, decode_control
+from protocol.control import (
+    CONTROLS,
+    ClaimSegment,
+    Control,
+    Hello,
+    Kill,
+    Ping,
+    RegisterPeers,
+    ReportUp,
+    Restore,
+    SeenPod,
+    SeenPods,
+    Spawn,
+    StatusOf,
+    Stop,
+    decode_control,
+)
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import (
     BadRequest,
     Forbidden,
     Internal,
     InvalidRequest,
+    NotVisible,
     Overloaded,
     PodsupError,
     Timeout,
     Unreachable,
     UnsupportedVersion,
 )
+from protocol.methods import Notify, RegisterPeer
+from protocol.status import Relation
 from protocol.wire import (
     DEFAULT_DEADLINE_MS,
     MAX_BODY_BYTES,
@@ -149,11 +168,54 @@ Presence: TypeAlias = Callable[[str], tuple[int, bool]]
 """(incarnation, may be spoken to) of a pod; raises UnknownPod."""
 
 
-class Broker:
-    """The routing of one supervisor. `presence` is asked about each target."""
+class Family(Protocol):
+    """What pods are to each other."""
 
-    def __init__(self, presence: Presence, *, body_limit: int = MAX_BODY_BYTES) -> None:
+    def relation(self, seer: str, other: str) -> Relation | None:
+        """Return what the other is to a pod, None where it does not see it."""
+
+    def is_parent(self, other: str, child: str) -> bool:
+        """Say whether a pod may write to the other as to its parent."""
+
+    def require_seen(self, seer: str, name: str) -> None:
+        """Raise UnknownPod or NotVisible."""
+
+
+class Strangers:
+    """A family in which nobody knows anybody."""
+
+    def relation(self, seer: str, other: str) -> Relation | None:
+        """Return SELF for oneself."""
+        return Relation.SELF if seer == other else None
+
+    def is_parent(self, other: str, child: str) -> bool:
+        """Say no."""
+        return False
+
+    def require_seen(self, seer: str, name: str) -> None:
+        """Raise NotVisible for all others."""
+        if seer != name:
+            raise NotVisible(f"pod {name} is not visible to {seer}")
+
+
+BELOW = (Relation.CHILD, Relation.DESCENDANT)
+
+
+class Broker:
+    """The routing of one supervisor.
+
+    `presence` is asked about each target, `family` about what a pod may do to it.
+    """
+
+    def __init__(
+        self,
+        presence: Presence,
+        family: Family | None = None,
+        *,
+        body_limit: int = MAX_BODY_BYTES,
+    ) -> None:
         self._presence = presence
+        self._family: Family = family or Strangers()
         self._body_limit = body_limit
         self._principals: dict[str, Principal] = {}
         self._tokens: dict[str, str] = {}
@@ -237,6 +299,8 @@ class Broker:
                 )
             if header.to == "":
                 return self._on_control(route, sender, header, body)
+            if header.method == RegisterPeer.method:
+                return self._on_peer(route, sender, header, body)
             self._require_right(sender, header)
             return self._forward(route, sender, header, body, now)
         except BadFrame as problem:
@@ -276,21 +340,58 @@ class Broker:
         self._require_target(sender, control)
         return [ControlAsked(route, sender, header.id, control)]
 
+    def _on_peer(
+        self, route: bytes, sender: Principal, header: RequestHeader, body: bytes
+    ) -> list[Out]:
+        """Take the method of a pod for what it is: a change of two records that are not its own."""
+        if not sender.is_operator and self._family.relation(sender.name, header.to) not in BELOW:
+            raise Forbidden(f"pod {sender.name} may not make peers of what is not below it")
+        try:
+            asked = RegisterPeer.from_wire(read_body(body))
+        except ValidationError as error:
+            raise InvalidRequest(f"register_peer: {error.errors()[0]['msg']}") from error
+        control = RegisterPeers(source=header.to, peer=asked.name)
+        self._require_target(sender, control)
+        return [ControlAsked(route, sender, header.id, control)]
+
     def _require_target(self, sender: Principal, control: Control) -> None:
-        """A pod may look at itself; to act it needs somebody below it, and nobody is yet."""
-        if sender.is_operator or control.method in ("ping", "claim_segment"):
+        """A pod may look at what it sees, and act on what is below it."""
+        if sender.is_operator:
             return
-        if control.method == "status" and getattr(control, "pod", None) == sender.name:
-            return
-        raise Forbidden(f"pod {sender.name} may not {control.method} what is not below it")
+        me = sender.name
+        match control:
+            case Ping() | ClaimSegment() | SeenPods() | SeenPod() | ReportUp():
+                return
+            case StatusOf(pod=pod) | Restore(pod=pod):
+                self._family.require_seen(me, pod)
+                return
+            case Spawn(parent=parent) if parent in (None, me):
+                return
+            case Spawn(parent=parent):
+                targets = [parent or me]
+            case Stop(all_pods=False, pods=pods) | Kill(pods=pods):
+                targets = list(pods)
+            case RegisterPeers(source=source, peer=peer):
+                targets = [source, peer]
+            case _:
+                targets = []
+        if not targets or any(self._family.relation(me, pod) not in BELOW for pod in targets):
+            raise Forbidden(f"pod {me} may not {control.method} what is not below it")
 
     def _require_right(self, sender: Principal, header: RequestHeader) -> None:
-        if not sender.is_operator and header.to != sender.name:
-            raise Forbidden(f"pod {sender.name} may not send to {header.to}")
+        """A pod may send to itself and what is below it; to parent and peers, a notification."""
         if header.method in ("scope_lend", "pod_event"):
             raise Forbidden(f"{header.method} comes from the supervisor only")
-        if header.method == "register_peer" and not sender.is_operator:
-            raise Forbidden("a pod may not make itself a peer of another")
+        if sender.is_operator:
+            return
+        known = self._family.relation(sender.name, header.to)
+        if known is Relation.SELF or known in BELOW:
+            return
+        may_notify = known is Relation.PEER or self._family.is_parent(header.to, sender.name)
+        if not may_notify:
+            raise Forbidden(f"pod {sender.name} may not send to {header.to}")
+        if header.method != Notify.method:
+            raise Forbidden(f"pod {sender.name} may only notify {header.to}")
 
     # -- to pods and back
 

@@ -31,10 +31,19 @@ from protocol import control as c
 from protocol import events as ev
 from protocol.base import Wire
 from protocol.calls import OPERATOR
-from protocol.errors import Conflict, Internal, InvalidRequest, PodsupError
-from protocol.methods import Run, ShutdownMethod
+from protocol.error_body import error_from_body
+from protocol.errors import (
+    Conflict,
+    Forbidden,
+    Internal,
+    InvalidRequest,
+    NoAnswer,
+    PodsupError,
+    Unreachable,
+)
+from protocol.methods import Notify, PodEventMethod, Run, ShutdownMethod
 from protocol.segments import Text
-from protocol.status import Lane
+from protocol.status import Lane, OperationState
 from protocol.transport import Unroutable, WouldBlock
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
@@ -45,8 +54,17 @@ from supervisor.boot import Boot, Up, clean_environment
 from supervisor.core import fleet_terms as f
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
+from supervisor.core.family import AT_REST
 from supervisor.core.fleet import EXIT_NOTHING, Fleet
-from supervisor.core.fleet_record import ControlDone, Deleted, Desired, FleetDown, FleetStarted
+from supervisor.core.fleet_record import (
+    ControlDone,
+    Deleted,
+    Desired,
+    FleetDown,
+    FleetStarted,
+    Reported,
+)
+from supervisor.core.fleet_record import Told as ToldRecord
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
@@ -62,6 +80,7 @@ from supervisor.watcher import Told
 TICK_S = 1.0
 TASK_REQUEST = "task"
 TASK_DEADLINE_S = 30.0
+REPORT_DEADLINE_S = 30.0
 HEARD_S = 5.0
 
 
@@ -77,9 +96,12 @@ class Daemon:
         self._tick_s = min(TICK_S, boot.supervisor.beat_interval_s)
         self._lag_s = 0.0
         self._wakes: dict[str, asyncio.TimerHandle] = {}
-        self._answers: dict[tuple[str, str], bytes] = {}
+        self._answers: dict[tuple[str, str], b.ControlAsked] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._spawning: set[str] = set()
+        self._grants: dict[str, asyncio.Future[PodsupError | None]] = {}
+        self._telling: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._until_over: dict[str, list[b.ControlAsked]] = {}
         self._warned: dict[str, float] = {}
         self._down_asked = asyncio.Event()
         self._done: asyncio.Future[int] = self._loop.create_future()
@@ -99,10 +121,13 @@ class Daemon:
         for done in record.controls.values():
             body = c.Started.from_wire(done.reply)
             self._fleet.remember(OPERATOR, done.id, body, time.monotonic())
+        self._fleet.upward.remember(
+            (one.parent, one.event_id, one.event) for one in record.reports.values()
+        )
         for pod in taken.pods:
             add_pod(self._fleet, boot, paths, taken.journal, pod)
         self._desk = Desk(boot, paths, taken.table, taken.store)
-        self._broker = b.Broker(self._presence)
+        self._broker = b.Broker(self._presence, self._fleet)
         self._token = secrets.token_urlsafe(24)
         self._token_path = paths.fleet_runtime(boot.fleet) / "token"
         self._broker.trust_operator(self._token)
@@ -140,6 +165,8 @@ class Daemon:
             feed=self._feed,
             out=self._out,
             on_told=self._on_told,
+            on_granted=self._on_granted,
+            ask=self._ask,
             before_exit=lambda: self._router.drain(),
         )
 
@@ -176,6 +203,7 @@ class Daemon:
         self._lag_s = max(0.0, elapsed - self._tick_s)
         self._events.tick()
         self._feed(f.Ticked(elapsed, self._tick_s))
+        self._runner.lending.retell()
         for alert in self._taken.table.take_alerts():
             say(f"alert: {alert}")
         if not self._token_path.exists():  # cleaners of temporary folders do this
@@ -223,12 +251,31 @@ class Daemon:
                         self._feed(
                             f.StatusHeard(sender.name, sender.incarnation, reply.status, reply.seq)
                         )
-                case b.OwnAnswered(pod, request_id, error):
-                    if request_id == TASK_REQUEST:
-                        self._feed(f.TaskAnswered(pod, str(error) if error else None))
+                case b.OwnAnswered():
+                    self._on_own_answered(out)
                 case _:
                     pass
         self._schedule_expiry()
+
+    def _on_own_answered(self, answer: b.OwnAnswered) -> None:
+        pod, request_id, error = answer.pod, answer.request_id, answer.error
+        told = self._telling.pop((pod, request_id), None)
+        if request_id == TASK_REQUEST:
+            self._feed(f.TaskAnswered(pod, str(error) if error else None))
+        elif told is not None:
+            is_final = not isinstance(error, NoAnswer)
+            text = str(error) if error else None
+            if error is not None and is_final:
+                say(f"alert: {pod} did not take {request_id}: {error}")
+            self._feed(f.ReportAnswered(pod, told, text, is_final))
+        else:
+            self._runner.lending.on_answered(pod, request_id, error)
+
+    def _on_granted(self, pod: str, refusal: PodsupError | None) -> None:
+        """A start has its scope, or was refused it."""
+        waiting = self._grants.pop(pod, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(refusal)
 
     def _send(self, send: b.Send) -> None:
         try:
@@ -302,11 +349,19 @@ class Daemon:
                 self._to_fleet(asked)
             case c.Spawn() as spawn:
                 self._background.spawn(self._spawn_pod(asked, spawn))
+            case c.Restore(pod=pod):
+                self._background.spawn(self._restore_pod(asked, pod))
+            case c.Reclaim(pod=pod):
+                members = self._fleet.members
+                pods = None if pod is None else {self._fleet.member(pod).name}
+                busy = {name for name in members if members[name].life.phase not in AT_REST}
+                settle = partial(self._desk.reclaim, pods, busy=busy)
+                self._background.spawn(self._answer_later(asked, settle))
             case _:
                 self._to_fleet(asked)
 
     def _to_fleet(self, asked: b.ControlAsked) -> None:
-        self._answers[(asked.sender.name, asked.request_id)] = asked.route
+        self._answers[(asked.sender.name, asked.request_id)] = asked
         self._feed(f.Asked(asked.request_id, asked.sender.name, asked.control))
 
     def _reply(self, asked: b.ControlAsked, body: Wire) -> None:
@@ -339,31 +394,89 @@ class Daemon:
         )
 
     async def _spawn_pod(self, asked: b.ControlAsked, spawn: c.Spawn) -> None:
+        """Start one more pod; answered when it has its scope, a pod when it has its task."""
         request_id, started = asked.request_id, c.Started(operation=asked.request_id)
         if (
             request_id in self._fleet.operations
             or request_id in self._taken.journal.record.controls
         ):
-            self._reply(asked, started)
+            self._answer_started(asked, started)
             return
         if request_id in self._spawning:
             return  # the first asking is on its way to an answer
         self._spawning.add(request_id)
         try:
-            pod = await self._background.on_disk(self._desk.resolve_spawn, spawn)
-            self._fleet.require_free(pod.manifest.name)
-            if self._fleet.is_ending:
-                raise Conflict("the fleet is on its way down")
-            add_pod(self._fleet, self._boot, self._paths, self._taken.journal, pod)
-            self._feed(f.Spawned(request_id, pod.manifest.name))
+            name = await self._add_spawned(asked, spawn)
+            grant = self._grants[name] = self._loop.create_future()
+            self._feed(f.Spawned(request_id, name, spawn.stop_jobs))
+            refusal = await grant
+            if refusal is not None:
+                self._feed(f.Withdrawn(name))
+                raise refusal
             await self._background.on_disk(self._note_done, request_id, spawn.method, started)
-            self._reply(asked, started)
+            self._answer_started(asked, started)
         except FleetFileInvalid as error:
             self._refuse(asked, InvalidRequest(str(error), next_step="podsup spawn --help"))
         except Exception as error:
             self._refuse(asked, error)
         finally:
             self._spawning.discard(request_id)
+
+    async def _add_spawned(self, asked: b.ControlAsked, spawn: c.Spawn) -> str:
+        """Add the pod that a spawn asks for; raises what is wrong with it."""
+        fleet, sender = self._fleet, asked.sender
+        parent = spawn.parent or (None if sender.is_operator else sender.name)
+        giver = None if parent is None else fleet.member(parent)
+        if giver is not None and not giver.is_ready:
+            raise Unreachable(
+                f"pod {parent} is {giver.life.status} and cannot lend anything now",
+                next_step=f"podsup why {parent}",
+                pod=parent,
+            )
+        if not sender.is_operator and not fleet.member(sender.name).manifest.feature.pods:
+            raise Forbidden(f"pod {sender.name} has not the feature pods")
+        pod = await self._background.on_disk(
+            partial(
+                self._desk.resolve_spawn,
+                spawn,
+                parent=giver.manifest if giver else None,
+                by_pod=not sender.is_operator,
+            )
+        )
+        name = pod.manifest.name
+        fleet.require_free(name)
+        if fleet.is_ending:
+            raise Conflict("the fleet is on its way down")
+        if fleet.is_replaceable(name):
+            self._feed(f.Withdrawn(name))
+        add_pod(fleet, self._boot, self._paths, self._taken.journal, pod)
+        return name
+
+    async def _restore_pod(self, asked: b.ControlAsked, pod: str) -> None:
+        try:
+            if self._fleet.member(pod).life.phase in AT_REST:
+                await self._background.on_disk(self._desk.require_restorable, pod)
+            self._to_fleet(asked)
+        except Exception as error:
+            self._refuse(asked, error)
+
+    def _answer_started(self, asked: b.ControlAsked, started: c.Started) -> None:
+        """Say that long work has begun; a pod, which hears no events, is told when it is over."""
+        operation = self._fleet.operations.get(started.operation)
+        if asked.sender.is_operator or operation is None:
+            self._reply(asked, started)
+        elif operation.state is OperationState.RUNNING:
+            self._until_over.setdefault(operation.id, []).append(asked)
+        else:
+            self._answer_over(asked, operation.event())
+
+    def _answer_over(self, asked: b.ControlAsked, over: ev.Operation) -> None:
+        if over.error is not None:
+            self._send(
+                self._broker.refuse(asked.route, asked.request_id, error_from_body(over.error))
+            )
+        else:
+            self._reply(asked, c.Started(operation=over.id, result=over.result))
 
     # -- instructions
 
@@ -375,11 +488,31 @@ class Daemon:
                 case f.Publish(pod, incarnation, event):
                     self._events.publish(pod, incarnation, event)
                     _note(pod, event)
+                    if isinstance(event, ev.Operation) and event.state != OperationState.RUNNING:
+                        for asked in self._until_over.pop(event.id, ()):
+                            self._answer_over(asked, event)
                 case f.DeliverTask(pod, task):
                     run = Run(input=(Text(content=task),))
                     self._ask(pod, TASK_REQUEST, run, TASK_DEADLINE_S)
                 case f.Reply():
                     self._background.spawn(self._answer_control(instruction))
+                case f.StoreReport(parent, event_id, report):
+                    reported = Reported(parent=parent, event_id=event_id, event=report)
+                    self._on_disk_later(self._taken.journal.note, reported)
+                case f.ForgetReports(parent, event_ids):
+                    told = ToldRecord(parent=parent, event_ids=event_ids)
+                    self._on_disk_later(self._taken.journal.note, told)
+                case f.DeliverReport(parent, event_id, report):
+                    self._telling[parent, event_id] = (event_id,)
+                    method = PodEventMethod(event_id=event_id, event=report)
+                    self._ask(parent, event_id, method, REPORT_DEADLINE_S)
+                case f.DeliverNews(parent, request_id, text, event_ids):
+                    self._telling[parent, request_id] = event_ids
+                    news = Notify(message=text, auto_run=False)
+                    self._ask(parent, request_id, news, REPORT_DEADLINE_S)
+                case f.SaveFamily(pod, parent_name, peers, tombstones):
+                    family = {"parent": parent_name, "peers": peers, "reclaimed": tombstones}
+                    self._on_disk_later(self._change_metadata, pod, family)
                 case f.Wish(pod, desired):
                     self._on_disk_later(self._write_wish, pod, desired.value)
                 case f.SaveTasked(pod):
@@ -405,7 +538,7 @@ class Daemon:
             case li.EndTree():
                 self._background.spawn(self._runner.end_tree(pod, life.incarnation))
             case li.Release():
-                self._on_disk_later(self._runner.release, pod)
+                self._background.spawn(self._runner.release(pod))
             case li.WakeAt(at):
                 if (earlier := self._wakes.pop(pod, None)) is not None:
                     earlier.cancel()
@@ -423,12 +556,19 @@ class Daemon:
 
     async def _answer_control(self, reply: f.Reply) -> None:
         """A changing control's answer is written down before it is given."""
-        route = self._answers.pop((reply.sender, reply.request_id), None)
+        asked = self._answers.pop((reply.sender, reply.request_id), None)
         if isinstance(reply.body, c.Started) and reply.ok:
             done = (reply.request_id, reply.method, reply.body)
             await self._background.on_disk(self._note_done, *done)
-        if route is not None:
-            self._send(self._broker.reply(route, reply.request_id, reply.body, ok=reply.ok))
+        elif reply.ok and c.CONTROLS[reply.method].changes:
+            await self._background.on_disk(lambda: None)  # behind what it has changed
+        if asked is None:
+            return
+        if isinstance(reply.body, c.Started) and reply.ok:
+            self._answer_started(asked, reply.body)
+        else:
+            body, ok = reply.body, reply.ok
+            self._send(self._broker.reply(asked.route, asked.request_id, body, ok=ok))
 
     async def _end(self, code: int, cause: str) -> None:
         """Everything is gone: write it down, remove the sockets, leave."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
 from protocol import control as c
-from protocol.errors import InvalidRequest
-from protocol.manifest import unavailable
+from protocol.errors import Internal, InvalidRequest, SegmentConflict, UnknownPod
+from protocol.manifest import PodManifest, unavailable
 from supervisor.boot import Boot
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
@@ -15,6 +17,8 @@ from supervisor.scope_table import ScopeTable
 from supervisor.takeover import KnownPod
 
 LOG_BYTES = 1024 * 1024
+BEGINNING = 8 * 1024 * 1024
+"""More than the first record of a session can have."""
 
 
 class Desk:
@@ -57,23 +61,94 @@ class Desk:
         text = tail(files[-1], most=LOG_BYTES, lines=wanted.lines)
         return c.LogsTail(path=str(files[-1]), text=text)
 
-    def resolve_spawn(self, spawn: c.Spawn) -> KnownPod:
-        """The pod that a spawn asks for; raises FleetFileInvalid, InvalidRequest or Conflict."""
-        from supervisor.fleet_file import resolve_pod  # only a spawn pays for it
+    def resolve_spawn(
+        self, spawn: c.Spawn, *, parent: PodManifest | None, by_pod: bool
+    ) -> KnownPod:
+        """The pod that a spawn asks for, over its parent's settings or the fleet file's defaults.
 
-        if spawn.parent is not None:
-            raise InvalidRequest("children of pods: not available in this version")
-        manifest = resolve_pod(
-            spawn.table,
-            fleet_file=Path(self._boot.file),
-            fleet=self._boot.fleet,
-            workspace=self._boot.workspace,
-            supervisor=self._boot.supervisor,
-            config_dir=self._paths.config,
-        )
+        A pod names a profile that an operator offers; an operator names a file. Raises
+        FleetFileInvalid, InvalidRequest, NotSubset or Conflict.
+        """
+        from supervisor.fleet_file import resolve_child, resolve_pod  # only a spawn pays for it
+
+        table = self._with_offered_profile(spawn.table) if by_pod else spawn.table
+        if parent is not None:
+            manifest = resolve_child(table, parent, supervisor=self._boot.supervisor)
+        else:
+            manifest = resolve_pod(
+                table,
+                fleet_file=Path(self._boot.file),
+                fleet=self._boot.fleet,
+                workspace=self._boot.workspace,
+                supervisor=self._boot.supervisor,
+                config_dir=self._paths.config,
+            )
         if missing := unavailable(manifest):
             raise InvalidRequest("; ".join(missing))
         stored = self._store.load(manifest.name)
         if stored is not None:
             refuse_foreign(stored, fleet=self._boot.fleet, workspace=self._boot.workspace)
-        return KnownPod(manifest, stored)
+        return KnownPod(manifest, stored, parent=parent.name if parent else None)
+
+    def _with_offered_profile(self, table: dict[str, Any]) -> dict[str, Any]:
+        if (name := table.get("profile")) is None:
+            return table
+        beside = Path(self._boot.file).parent / "profiles"
+        offered = {
+            file.stem: file
+            for folder in (beside, self._paths.config / "profiles")
+            for file in sorted(folder.glob("*.toml"))
+        }
+        if name not in offered:
+            raise InvalidRequest(
+                f"no profile is named {name!r}; there are: {', '.join(sorted(offered)) or 'none'}",
+                next_step=f"put one into {beside}",
+                profiles=sorted(offered),
+            )
+        return {**table, "profile": str(offered[name])}
+
+    def require_restorable(self, name: str) -> None:
+        """Raise what keeps a pod that is at rest from being restored, each case by itself."""
+        stored = self._store.load(name)
+        if stored is None:
+            raise UnknownPod(f"there is no record of pod {name}", next_step="podsup ps", pod=name)
+        folder = self._paths.data / "sessions" / stored.session_id
+        log = folder / f"{stored.segment_id}.jsonl"
+        if not folder.exists():
+            raise InvalidRequest(
+                f"the session of pod {name} never began: there is nothing to restore",
+                next_step=f"podsup restart {name} starts it",
+                session_id=stored.session_id,
+            )
+        if not log.exists():
+            raise Internal(
+                f"the session of pod {name} has no segment {stored.segment_id}: {log} is gone",
+                next_step="--fresh files the record away and begins a new session",
+                path=str(log),
+            )
+        with log.open("rb") as file:
+            has_begun = b"\n" in file.read(BEGINNING)
+        if not has_begun:
+            raise Internal(
+                f"the log of pod {name} is empty: {log}",
+                next_step="--fresh files the record away and begins a new session",
+                path=str(log),
+            )
+        for row in self._table.list():
+            is_other = row.supervisor != self._table.supervisor
+            is_same = row.segment_id == stored.segment_id or row.key == (
+                str(self._paths.home),
+                name,
+            )
+            if is_same and is_other and self._table.life_of(row) != "dead":
+                raise SegmentConflict(
+                    f"the session of pod {name} is in use by {row.pod!r} of {row.supervisor}",
+                    next_step=f"stop it there first: podsup stop {row.pod}",
+                    holder=row.pod,
+                    supervisor=row.supervisor,
+                )
+
+    def reclaim(self, pods: Set[str] | None, *, busy: Set[str]) -> c.Reclaimed:
+        """Settle the dead in the scope table: all, or these pods of ours; `busy` may come back."""
+        gone, left = self._table.reclaim(pods, busy=busy)
+        return c.Reclaimed(reclaimed=gone, left=left)

@@ -22,9 +22,11 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
+from protocol.errors import NotSubset
 from protocol.manifest import (
     FleetFile,
     FleetTable,
+    Permissions,
     PodManifest,
     PodTable,
     Profile,
@@ -33,6 +35,8 @@ from protocol.manifest import (
     unavailable,
     unavailable_in_supervisor,
 )
+from protocol.scope import effective_permission
+from supervisor.core.descent import exceeds, inherited, narrowed
 from supervisor.fleet_checks import check_fleet, check_pod, missing_keys
 from supervisor.fleet_layers import Data, Files, Layer, ResolvedPod, merged
 from supervisor.init_template import INIT_TEMPLATE
@@ -48,6 +52,7 @@ __all__ = [
     "json_schema",
     "load_fleet",
     "nearest",
+    "resolve_child",
     "resolve_pod",
 ]
 
@@ -151,6 +156,35 @@ def resolve_pod(
     return pod.manifest
 
 
+def resolve_child(
+    table: dict[str, Any], parent: PodManifest, *, supervisor: SupervisorTable
+) -> PodManifest:
+    """Resolve one `[[pod]]` table of a child: over its profile, over its parent's settings.
+
+    Raises FleetFileInvalid with all mistakes, and NotSubset for what the parent may not give.
+    """
+    check = Checker()
+    files = Files(check)
+    resolve = _Resolver(
+        check,
+        files,
+        fleet=parent.fleet,
+        workspace=parent.workspace,
+        supervisor=supervisor,
+        defaults=(),
+    )
+    pod = resolve.child(Source(Path(parent.workspace, "spawn"), {"pod": [table]}), parent)
+    if check.mistakes:
+        raise FleetFileInvalid(check.mistakes)
+    if beyond := exceeds(parent, pod.manifest):
+        raise NotSubset(
+            f"{parent.name!r} may not give a child that much: {'; '.join(beyond)}",
+            next_step="ask for less, or widen the parent's delegation_scope in the fleet file",
+            beyond=beyond,
+        )
+    return pod.manifest
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a fleet file, for editors."""
     return {
@@ -192,6 +226,27 @@ class _Resolver:
             settings = merged(settings, self.files.in_place(layer, workspace))
         pod = ResolvedPod(PodManifest.model_validate(settings), layers)
         check_pod(self.check, pod)
+        return pod
+
+    def child(self, source: Source, parent: PodManifest) -> ResolvedPod:
+        """Return the child that the only `[[pod]]` of a source asks for."""
+        at = ("pod", 0)
+        own = Layer(source, at, self.check.validated(PodTable, source, at))
+        layers = (*self._profile(own), own)
+        settings: Data = {**inherited(parent), "name": "unnamed"}
+        for layer in layers:
+            settings = merged(settings, self.files.in_place(layer, parent.workspace))
+        asked = Permissions.model_validate(settings.pop("permissions", {}))
+        if not any(layer.has("feature", "pods") for layer in layers):
+            lends = bool(settings.get("delegation_scope", {}).get("allow"))
+            settings["feature"]["pods"] = parent.feature.pods and lends
+        manifest = PodManifest.model_validate(settings)
+        policy = narrowed(parent.permissions, asked)
+        pod = ResolvedPod(manifest.model_copy(update={"permissions": policy}), layers)
+        check_pod(self.check, pod)
+        if effective_permission(pod.manifest.scope, pod.manifest.cwd) is None:
+            told = f"the pod could not read {pod.manifest.cwd}"
+            self.check.add(*pod.origin("cwd"), told)
         return pod
 
     def _profile(self, own: Layer) -> Iterator[Layer]:

@@ -2,8 +2,9 @@
 
 What the daemon does for each pod's process, in the order the table needs.
 
-    wanted ─► prepared on disk ─► fork ─► hello ─► adopted on disk ─► followed, welcome exit seen ─►
-    what waits for it answered ─► tree proven gone ─► written down ─► claim released or renewed
+    wanted ─► prepared on disk ─► lent ─► fork ─► hello ─► adopted on disk ─► followed, welcome
+    exit seen ─► what waits for it answered ─► tree proven gone ─► written down ─► claim renewed,
+    or released ─► lenders told
 
 Starts that are wanted in one turn of the loop, and hellos that come in one, share one trip to the
 disk. Every `Fork` is answered by exactly one of Forked, ForkFailed and StartRefused; a fork that
@@ -21,7 +22,7 @@ from functools import partial
 
 from protocol import control as c
 from protocol.birth import Birth
-from protocol.errors import Internal, PodsupError
+from protocol.errors import Internal, NotSubset, PodsupError
 from protocol.status import Lane
 from protocol.transport import Transport
 from protocol.watch import Deliver, Watch
@@ -31,11 +32,14 @@ from supervisor import life_lock
 from supervisor.background import Background, say, wall_ms
 from supervisor.core import fleet_terms as f
 from supervisor.core import stimuli as s
-from supervisor.core.allocations import Adoption
+from supervisor.core.allocations import Adoption, Allocation, Lends
+from supervisor.core.descent import exceeds
+from supervisor.core.family import line, line_above, parent_of
 from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
 from supervisor.identity import identity_of
 from supervisor.journal import Journal
+from supervisor.lending import Ask, Lending
 from supervisor.logs import tail
 from supervisor.paths import Paths
 from supervisor.processes import ExitStatus, Processes
@@ -95,6 +99,8 @@ class PodRunner:
         feed: Callable[[f.Stimulus], None],
         out: Callable[[list[b.Out]], None],
         on_told: Callable[[str, Told], None],
+        on_granted: Callable[[str, PodsupError | None], None],
+        ask: Ask,
         before_exit: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -109,6 +115,8 @@ class PodRunner:
         self._feed = feed
         self._out = out
         self._on_told = on_told
+        self._on_granted = on_granted
+        self.lending = Lending(fleet, table, background, ask)
         self._before_exit = before_exit
         self._born: dict[str, Born] = {}
         self._pids: dict[int, str] = {}
@@ -138,7 +146,12 @@ class PodRunner:
             self._forking = False
 
     async def _prepare_and_fork(self, wanted: dict[str, int]) -> None:
-        starts = [Wanted(self._fleet.members[pod].manifest, n) for pod, n in wanted.items()]
+        starts = []
+        for pod, incarnation in wanted.items():
+            if (beyond := self._beyond(pod)) is None:
+                starts.append(self._wanted(pod, incarnation))
+            else:
+                self._refuse(pod, incarnation, beyond)
         try:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
         except Exception as error:
@@ -148,10 +161,58 @@ class PodRunner:
             return
         for one, outcome in zip(starts, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
-                refused = s.StartRefused(one.incarnation, outcome.code, str(outcome))
-                self._feed(f.Refused(one.manifest.name, refused, outcome.details))
+                self._refuse(one.manifest.name, one.incarnation, outcome)
+            elif outcome.lenders:
+                self._background.spawn(self._lend_and_fork(outcome))
             else:
+                self._on_granted(outcome.name, None)
                 self._background.spawn(self._fork(outcome))
+
+    def _wanted(self, pod: str, incarnation: int) -> Wanted:
+        member = self._fleet.members[pod]
+        return Wanted(
+            member.manifest,
+            incarnation,
+            parent=member.parent,
+            line=line(self._fleet.members, pod),
+            newborn=member.newborn and member.parent is not None,
+        )
+
+    def _beyond(self, pod: str) -> PodsupError | None:
+        """Judge a child again: what its parent may give may be less than when it was spawned."""
+        members = self._fleet.members
+        lender = parent_of(members, pod)
+        beyond = exceeds(members[lender].manifest, members[pod].manifest) if lender else []
+        if not beyond:
+            return None
+        return NotSubset(
+            f"{lender!r} may not give {pod!r} so much any more: {'; '.join(beyond)}",
+            next_step=f"widen what {lender} may give in the fleet file, or podsup delete {pod}",
+            beyond=beyond,
+        )
+
+    def _refuse(self, pod: str, incarnation: int, error: PodsupError) -> None:
+        self._on_granted(pod, error)
+        refused = s.StartRefused(incarnation, error.code, str(error))
+        self._feed(f.Refused(pod, refused, error.details))
+
+    async def _lend_and_fork(self, prepared: Prepared) -> None:
+        """Have those agree who could write there until now; else nothing was reserved."""
+        pod = prepared.name
+        stop_jobs = self._fleet.members[pod].stop_jobs
+        refusal: PodsupError | None
+        try:
+            refusal = await self.lending.lend(pod, prepared.lenders, stop_jobs=stop_jobs)
+        except (PodsupError, OSError) as error:
+            refusal = Internal(f"the lend could not be read: {error}")
+        if refusal is None:
+            self._on_granted(pod, None)
+            await self._fork(prepared)
+            return
+        prepared.close()
+        await self._background.on_disk(self._give_up, pod, prepared.token)
+        await self.lending.give_back(self._above(pod))
+        self._refuse(pod, prepared.incarnation, refusal)
 
     async def _fork(self, prepared: Prepared) -> None:
         name, incarnation = prepared.name, prepared.incarnation
@@ -197,7 +258,7 @@ class PodRunner:
             self._adopting = False
 
     async def _adopt(self, hellos: list[b.HelloAsked]) -> None:
-        outcomes: list[int | PodsupError]
+        outcomes: list[Lends | PodsupError]
         try:
             outcomes = await self._background.on_disk(self._adopt_on_disk, hellos)
         except (OSError, PodsupError) as error:
@@ -216,37 +277,41 @@ class PodRunner:
         same = born.prepared.incarnation == asked.hello.incarnation
         return same and born.pid is not None and born.pid in self._pids
 
-    def _welcome(self, asked: b.HelloAsked, born: Born, number: int) -> None:
+    def _welcome(self, asked: b.HelloAsked, born: Born, lends: Lends) -> None:
         name, birth = asked.sender.name, born.prepared.birth
         born.prepared.close_lock()
         self._broker.bind(asked.route, asked.sender)
         self._follow(name, birth)
-        welcome = c.Welcome(number=number)
+        welcome = c.Welcome(lent=lends.lent, number=lends.number)
         self._out([self._broker.reply(asked.route, asked.request_id, welcome)])
         # Where it publishes is what it was told at birth, whatever it says.
         hello = asked.hello.model_copy(update={"endpoint": birth.events_endpoint})
         self._feed(f.Hello(name, hello, (birth.session_id, birth.segment_id)))
 
-    def _adopt_on_disk(self, hellos: list[b.HelloAsked]) -> list[int | PodsupError]:
+    def _adopt_on_disk(self, hellos: list[b.HelloAsked]) -> list[Lends | PodsupError]:
         adoptions: list[Adoption] = []
         forked: list[Forked] = []
-        outcomes: list[int | PodsupError] = []
+        outcomes: list[Lends | PodsupError] = []
         for asked in hellos:
             name, born = asked.sender.name, self._born.get(asked.sender.name)
             identity = identity_of(born.pid) if born and born.pid else None
             if born is None or identity is None:
                 outcomes.append(Internal("the pod that said hello is gone"))
                 continue
-            outcomes.append(0)
+            outcomes.append(Lends())
             adoptions.append(Adoption(name, born.prepared.token, identity))
             incarnation = asked.hello.incarnation
             forked.append(Forked(pod=name, incarnation=incarnation, identity=identity))
-        rows = iter(self._table.adopt_many(adoptions))
+        rows = self._table.adopt_many(adoptions)
         self._journal.append(*forked)
+        adopted = [row for row in rows if isinstance(row, Allocation)]
+        lent = self._table.lends([row.pod for row in adopted if row.lend_number])
+        remaining = iter(rows)
         for index, outcome in enumerate(outcomes):
             if not isinstance(outcome, PodsupError):
-                row = next(rows)
-                outcomes[index] = row if isinstance(row, PodsupError) else row.lend_number
+                row = next(remaining)
+                known = row if isinstance(row, PodsupError) else lent.get(row.pod, Lends())
+                outcomes[index] = known
         return outcomes
 
     # -- watching
@@ -317,14 +382,26 @@ class PodRunner:
         self._background.spawn(self._background.on_disk(self._journal.note, record))
         self._feed(f.PodStimulus(name, s.TreeGone(incarnation)))
 
-    def release(self, name: str) -> None:
-        """Give a claim back; blocks."""
+    async def release(self, name: str) -> None:
+        """Give a claim back and tell those it was lent from; then say so."""
+        above = self._above(name)
         born = self._born.get(name)
-        if born is None:
-            return
         try:
-            self._table.release(name, born.prepared.token)
-        except PodsupError as error:
+            if born is not None:
+                await self._background.on_disk(self._give_up, name, born.prepared.token)
+                await self.lending.give_back(above)
+        finally:
+            self._feed(f.Released(name))
+
+    def _above(self, name: str) -> list[str]:
+        members = self._fleet.members
+        return [member.name for member in line_above(members, name)] if name in members else []
+
+    def _give_up(self, name: str, token: str) -> None:
+        """Give a claim back; blocks."""
+        try:
+            self._table.release(name, token)
+        except (PodsupError, OSError) as error:
             say(f"alert: {name}: its claim was not released: {error}")
 
     def close(self) -> None:

@@ -20,22 +20,18 @@ from pydantic import Field
 from protocol.base import Wire
 from protocol.errors import Conflict, Internal
 from supervisor.core.fleet_record import Wish
+from supervisor.core.member import Tombstone
 from supervisor.durable import locked, sync_folder, write_atomically
 from supervisor.paths import checked_name, make_private_dir
 
 SCHEMA = 1
 
 
-class Tombstone(Wire):
-    """A child whose scope was reclaimed: its name, its session, and what its last cause was."""
-
-    name: str
-    session_id: str | None = None
-    cause: str = ""
-
-
 class PodMetadata(Wire):
-    """All that is durable of one pod; the manifest is the resolved one, as plain data."""
+    """All that is durable of one pod; the manifest is the resolved one, as plain data.
+
+    Its children are those that name it as their parent; `reclaimed` are the ones that were deleted.
+    """
 
     version: int = Field(default=SCHEMA, alias="schema")
     name: str
@@ -46,7 +42,6 @@ class PodMetadata(Wire):
     segment_id: str
     incarnation: int
     manifest: dict[str, Any]
-    children: tuple[str, ...] = ()
     reclaimed: tuple[Tombstone, ...] = ()
     peers: tuple[str, ...] = ()
     tasked: bool = False

@@ -27,6 +27,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ SCHEMA = 1
 
 Decision: TypeAlias = Callable[..., Table | PodsupError]
 """An operation of `core.allocations` with all it needs but `table` and `life`."""
+
+Settled: TypeAlias = tuple[tuple[str, ...], dict[str, str]]
+"""The pods whose rows were removed, and those whose rows were left, with why."""
 
 Outcome: TypeAlias = Allocation | PodsupError
 """What became of one pod of many: its row, or the refusal."""
@@ -87,7 +91,7 @@ class ScopeTable:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._home = home
-        self._supervisor = supervisor_id
+        self.supervisor = supervisor_id
         self._clock = clock
         self._path = scope_dir / "table.json"
         self._backup = scope_dir / "table.json.bak"
@@ -117,7 +121,7 @@ class ScopeTable:
     def is_live(self, pod: str) -> bool:
         """Whether a row of this home's pod has a holder that is not proven dead."""
         row = next((r for r in self.list() if r.key == self._key(pod)), None)
-        return row is not None and self._life_of(row) != "dead"
+        return row is not None and self.life_of(row) != "dead"
 
     def register(self, claim: Claim) -> Allocation:
         """Reserve a top-level row; refused as `allocations.register` says.
@@ -190,6 +194,48 @@ class ScopeTable:
         )
         return [None if isinstance(outcome, Table) else outcome for outcome in outcomes]
 
+    def reclaim(self, pods: Set[str] | None, *, busy: Set[str]) -> Settled:
+        """Remove the rows of the dead, of all or of these pods of this home.
+
+        What somebody may be about to renew is left, and said so: a `busy` pod of this home, and a
+        row of another supervisor that may live. Not more than a process with its pid is asked for.
+        """
+        outcome: deque[Settled] = deque()
+        decide = partial(self._reclaim, pods=pods, busy=busy, outcome=outcome)
+        self._change([decide])
+        return outcome[0]
+
+    def _reclaim(
+        self,
+        table: Table,
+        *,
+        life: Callable[[Allocation], Life],
+        pods: Set[str] | None,
+        busy: Set[str],
+        outcome: deque[Settled],
+    ) -> Table:
+        gone: deque[str] = deque()
+        left: dict[str, str] = {}
+        for key, row in list(table.rows.items()):
+            ours = key[0] == self._home
+            if pods is not None and not (ours and row.pod in pods):
+                continue
+            known = life(row)
+            if known != "dead":
+                left[row.pod] = known
+            elif (ours and row.pod in busy) or not self._is_abandoned(row):
+                left[row.pod] = "dead; its supervisor may start it again"
+            else:
+                table = table.without(table.rows[key])
+                gone.append(row.pod)
+        outcome.append((tuple(gone), left))
+        return table
+
+    def _is_abandoned(self, row: Allocation) -> bool:
+        pid = row.supervisor.rpartition(":")[2]
+        is_other = row.supervisor != self.supervisor
+        return not (is_other and pid.isdigit() and Path(f"/proc/{pid}").exists())
+
     def lends(self, pods: Iterable[str]) -> dict[str, Lends]:
         """Return what each of these pods has lent at this moment; raises Internal like `list`."""
         table = self._now()
@@ -225,7 +271,7 @@ class ScopeTable:
             pod_id=pod_id(self._home, claim.pod),
             incarnation=claim.incarnation,
             token=claim.token,
-            supervisor=self._supervisor,
+            supervisor=self.supervisor,
             scope_allow=claim.scope.allow,
             scope_deny=claim.scope.deny,
             session_id=claim.session_id,
@@ -246,7 +292,7 @@ class ScopeTable:
         outcomes = []
         with self._locked():
             before = table = self._load()
-            life = functools.cache(self._life_of)
+            life = functools.cache(self.life_of)
             for decide in decisions:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
@@ -267,7 +313,8 @@ class ScopeTable:
     def _lock_of(self, row: Allocation) -> Path:
         return self._life / f"{row.pod_id}.{row.incarnation}"
 
-    def _life_of(self, row: Allocation) -> Life:
+    def life_of(self, row: Allocation) -> Life:
+        """Return what is known of a row's holder."""
         match life_lock.is_free(self._lock_of(row)):
             case True:
                 return "dead"

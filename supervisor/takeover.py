@@ -40,6 +40,7 @@ class KnownPod:
     manifest: PodManifest
     stored: PodMetadata | None
     up: bool = True
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ def add_pod(fleet: Fleet, boot: Boot, paths: Paths, journal: Journal, pod: Known
         ),
         incarnation=max(known),
         tasked=stored.tasked if stored else False,
+        parent=pod.parent,
+        peers=stored.peers if stored else (),
+        tombstones=stored.reclaimed if stored else (),
     )
 
 
@@ -134,7 +138,7 @@ def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
             continue
         if (stored.fleet, stored.workspace) == (boot.fleet, boot.workspace):
             manifest = PodManifest.from_wire(stored.manifest)
-            pods.append(KnownPod(manifest, stored, up=stored.desired == "up"))
+            pods.append(KnownPod(manifest, stored, stored.desired == "up", stored.parent))
     return pods
 
 

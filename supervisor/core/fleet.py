@@ -17,22 +17,32 @@ from typing import Any
 
 from protocol import control as c
 from protocol import events as ev
-from protocol.base import Wire
+from protocol import methods as m
+from protocol.base import Accepted, Wire
 from protocol.calls import Answered
 from protocol.entries import Usage
 from protocol.errors import (
     Conflict,
     DuplicatePod,
     InvalidRequest,
+    NotVisible,
     PodsupError,
     UnknownPod,
 )
 from protocol.manifest import PodManifest
 from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence, Sandbox
-from protocol.status import OperationState, PodStatus
+from protocol.status import OperationState, PodStatus, Relation
 from supervisor.core import health as h
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
+from supervisor.core.family import (
+    AT_REST,
+    children_of,
+    is_parent,
+    parent_of,
+    relation,
+    shown_parent,
+)
 from supervisor.core.fleet_terms import (
     Asked,
     Beat,
@@ -48,7 +58,10 @@ from supervisor.core.fleet_terms import (
     PodStimulus,
     Publish,
     Refused,
+    Released,
     Reply,
+    ReportAnswered,
+    SaveFamily,
     SaveTasked,
     Spawned,
     StatusHeard,
@@ -56,16 +69,16 @@ from supervisor.core.fleet_terms import (
     TaskAnswered,
     Ticked,
     Wish,
+    Withdrawn,
 )
-from supervisor.core.life import NO_PROCESS, Life, LifePolicy, Phase
+from supervisor.core.life import NO_PROCESS, Desired, Life, LifePolicy, Phase
 from supervisor.core.lifecycle import step
-from supervisor.core.member import Member
+from supervisor.core.member import Member, Tombstone
 from supervisor.core.operations import KEPT, SAY_EVERY_S, Operation, look
 from supervisor.core.restart import Exit
+from supervisor.core.upward import Upward
 
-AT_REST = (Phase.DEFINED, Phase.STOPPED, Phase.FAILED)
-"""Nothing of the pod is alive, nobody will start it unasked, and it has no claim."""
-
+TOMBSTONES = 100
 EXIT_ESSENTIAL = 9
 EXIT_NOTHING = 1
 UNCAGED = Sandbox(
@@ -85,6 +98,7 @@ class Fleet:
         self._running: dict[str, Operation] = {}
         self._touched: set[str] = set()
         self._answered: Answered[tuple[bool, Wire]] = Answered()
+        self.upward = Upward(self.members)
         self._ending: tuple[int, str] | None = None
         self._ended = False
         self._now = 0.0
@@ -100,9 +114,21 @@ class Fleet:
         limits: h.HealthLimits,
         incarnation: int = 0,
         tasked: bool = False,
+        parent: str | None = None,
+        peers: tuple[str, ...] = (),
+        tombstones: tuple[Tombstone, ...] = (),
     ) -> Member:
         """Add a pod that is not started; `incarnation` is that of its latest process, ever."""
-        member = Member(manifest, policy, limits, life=Life(incarnation=incarnation), tasked=tasked)
+        member = Member(
+            manifest,
+            policy,
+            limits,
+            life=Life(incarnation=incarnation),
+            tasked=tasked,
+            parent=parent,
+            peers=peers,
+            tombstones=tombstones,
+        )
         self.members[manifest.name] = member
         return member
 
@@ -151,8 +177,16 @@ class Fleet:
                 out = self._on_asked(stimulus)
             case Begun(operation, kind, pods):
                 out = self._start(operation, kind, pods, "start asked")
-            case Spawned(request_id, pod):
+            case Spawned(request_id, pod, stop_jobs):
+                self.members[pod].newborn = True
+                self.members[pod].stop_jobs = stop_jobs
                 out = self._start(request_id, "spawn", (pod,), "spawn asked")
+            case Withdrawn(pod):
+                out = self._forget(pod)
+            case Released(pod):
+                out = self._on_released(pod)
+            case ReportAnswered():
+                out = self.upward.answered(stimulus)
             case EndAsked(cause):
                 out = self._end(0, cause)
             case Ticked(elapsed_s, tick_s):
@@ -198,8 +232,11 @@ class Fleet:
                     until = self._wall + int(wait_s * 1000)
                     backoff = ev.PodBackoff(until=until, attempt=attempt, wait_s=wait_s)
                     out.append(Publish(name, after.incarnation, backoff))
+                case li.Release():
+                    member.releasing = True
+                    out.append(ForPod(name, instruction))
                 case li.TellParent():
-                    pass  # a top-level pod has nobody to tell
+                    out += self._given_up(member)
                 case other:
                     out.append(ForPod(name, other))
         return out + self._after_step(member, before)
@@ -219,8 +256,45 @@ class Fleet:
             if member.manifest.essential and self._ending is None:
                 return self._end(EXIT_ESSENTIAL, f"essential pod {member.name} failed")
         if became is Phase.READY:
-            return self._deliver_task(member)
+            return [*self._on_ready(member, before), *self._deliver_task(member)]
         return []
+
+    def _on_ready(self, member: Member, before: Life) -> list[Instruction]:
+        """Tell who must know that a pod is there, and the pod what it has missed."""
+        is_new = before.phase is not Phase.UNREACHABLE
+        out: list[Instruction] = []
+        if is_new and (rules := member.writes()):
+            lender = parent_of(self.members, member.name)
+            if lender is None:
+                granted = ev.ScopeGranted(rules=rules)
+                out.append(Publish(member.name, member.life.incarnation, granted))
+            else:
+                lent = ev.ScopeDelegated(child=member.name, rules=rules)
+                out.append(Publish(lender, self.members[lender].life.incarnation, lent))
+        if member.newborn:
+            member.newborn = member.stop_jobs = False
+            if member.parent is not None:
+                out += self.upward.sub_delegated(member, self._now)
+        return out + self.upward.greet(member, is_new=is_new, now=self._now)
+
+    def _given_up(self, member: Member) -> list[Instruction]:
+        """A child that has ended is not started again unasked: that is its parent's to decide."""
+        is_child = member.parent is not None
+        return [Wish(member.name, Desired.DOWN)] if is_child and self._ending is None else []
+
+    def _on_released(self, name: str) -> list[Instruction]:
+        member = self.members.get(name)
+        if member is None:
+            return []
+        self._touched.add(name)
+        member.releasing = False
+        out: list[Instruction] = []
+        if member.writes():
+            gone = ev.ScopeReclaimed(cause=member.life.cause)
+            out.append(Publish(name, member.life.incarnation, gone))
+        if member.life.phase in AT_REST and not member.newborn:
+            out += self.upward.shut_down(member, self._now)
+        return out
 
     def _deliver_task(self, member: Member) -> list[Instruction]:
         if not member.is_task_due or member.task_sent:
@@ -292,8 +366,10 @@ class Fleet:
             case ev.Status(status=status, flags=own):
                 member.own_flags = own
                 return self._on_status(heard.pod, heard.incarnation, status, heard.lane_seq)
-            case ev.RunEnd() if member.session_id is None and member.planned is not None:
-                member.session_id, member.segment_id = member.planned
+            case ev.RunEnd(result=result):
+                member.last_result = result
+                if member.session_id is None and member.planned is not None:
+                    member.session_id, member.segment_id = member.planned
             case ev.UsageEvent(turn=turn, context_tokens=tokens) as figures:
                 member.turn, member.context_tokens = turn, tokens
                 member.usage = member.usage.plus(
@@ -319,7 +395,7 @@ class Fleet:
                 verdict = h.judge(member.health, member.limits)
                 if verdict is not h.Verdict.OK:
                     out += self._step(member.name, s.Silence(verdict, member.health.silence_s))
-        return out
+        return out + self.upward.tick(self._now)
 
     # -- controls
 
@@ -342,7 +418,16 @@ class Fleet:
     def _answer(self, asked: Asked) -> tuple[Wire, list[Instruction]]:
         match asked.control:
             case c.StatusOf(pod=pod):
-                return self.member(pod).detail(self._now, UNCAGED), []
+                return self._detail(pod), []
+            case c.SeenPods():
+                return m.PodRows(pods=tuple(self._seen(asked.sender))), []
+            case c.SeenPod(name=pod):
+                return self._inspected(asked.sender, pod), []
+            case c.ReportUp(event_id=event_id, event=event):
+                out = self.upward.report(asked.sender, event_id, event, self._now)
+                return Accepted(), out
+            case c.RegisterPeers(source=source, peer=peer):
+                return self._make_peers(source, peer)
             case c.Why(pod=pod):
                 return self.story(pod), []
             case c.Stop(pods=pods, all_pods=everyone, grace_s=grace):
@@ -353,7 +438,7 @@ class Fleet:
             case c.Restart(pods=pods, grace_s=grace):
                 return self._each(asked, "restart", pods, s.RestartAsked(grace))
             case c.Restore(pod=pod):
-                return self._each(asked, "restore", (pod,), s.Start("restore asked"))
+                return self._restore(asked, pod)
             case c.Delete(pods=pods):
                 return self._delete(asked, pods)
             case c.Down(grace_s=grace):
@@ -401,9 +486,56 @@ class Fleet:
         operation = self.begin_operation(asked.request_id, "delete", names)
         out: list[Instruction] = []
         for name in names:
-            gone = self.members.pop(name)
-            out += [Publish(name, gone.life.incarnation, ev.PodDeleted()), Forget(name)]
+            out += self._forget(name)
         return c.Started(operation=operation.id), out
+
+    def _forget(self, name: str) -> list[Instruction]:
+        """A pod leaves the fleet: its children are its parent's, its parent keeps a tombstone."""
+        gone = self.members.pop(name, None)
+        if gone is None:
+            return []
+        self._touched.add(name)
+        out: list[Instruction] = [Publish(name, gone.life.incarnation, ev.PodDeleted())]
+        out += [*self.upward.forget(name), Forget(name)]
+        for other in self.members.values():
+            before = (other.parent, other.peers, other.tombstones)
+            if other.parent == name:
+                other.parent = gone.parent
+            other.peers = tuple(peer for peer in other.peers if peer != name)
+            if other.name == gone.parent and not gone.newborn:
+                told = Tombstone(name=name, session_id=gone.session_id, cause=gone.life.reason)
+                other.tombstones = (*other.tombstones, told)[-TOMBSTONES:]
+            if (other.parent, other.peers, other.tombstones) != before:
+                out.append(self._family_of(other))
+        return out
+
+    @staticmethod
+    def _family_of(member: Member) -> SaveFamily:
+        return SaveFamily(member.name, member.parent, member.peers, member.tombstones)
+
+    def _restore(self, asked: Asked, name: str) -> tuple[Wire, list[Instruction]]:
+        is_live = self.member(name).life.phase not in NO_PROCESS
+        reply, out = self._each(asked, "restore", (name,), s.Start("restore asked"))
+        outcome = "already_live" if is_live else "restored"
+        self.operations[asked.request_id].result["outcome"] = outcome
+        if asked.sender in self.members:
+            told = ev.PodRestored(name=name, outcome=outcome)
+            incarnation = self.members[asked.sender].life.incarnation
+            out.append(Publish(asked.sender, incarnation, told))
+        return reply, out
+
+    def _make_peers(self, source: str, peer: str) -> tuple[Wire, list[Instruction]]:
+        if source == peer:
+            raise InvalidRequest(f"pod {source} cannot be its own peer")
+        one, other = self.member(source), self.member(peer)
+        out: list[Instruction] = []
+        for mine, theirs in ((one, other), (other, one)):
+            if theirs.name not in mine.peers:
+                mine.peers = tuple(sorted({*mine.peers, theirs.name}))
+                out.append(self._family_of(mine))
+        made = ev.PeerRegistered(source=source, peer=peer)
+        out.append(Publish(source, one.life.incarnation, made))
+        return m.PeersRegistered(source=source, peer=peer), out
 
     def _end(self, code: int, cause: str, grace: float | None = None) -> list[Instruction]:
         if self._ending is None:
@@ -429,7 +561,7 @@ class Fleet:
                 out += self._end_if_nothing_started()
         if self._ending is None or self._ended:
             return out
-        if all(m.life.phase in NO_PROCESS for m in self.members.values()):
+        if all(one.life.phase in NO_PROCESS and not one.releasing for one in self.members.values()):
             self._ended = True
             out.append(EndFleet(*self._ending))
         return out
@@ -437,8 +569,8 @@ class Fleet:
     def _end_if_nothing_started(self) -> list[Instruction]:
         """A fleet none of whose pods could start is over."""
         if self._ending is None and all(
-            m.life.phase in NO_PROCESS and m.life.phase is not Phase.BACKOFF
-            for m in self.members.values()
+            one.life.phase in NO_PROCESS and one.life.phase is not Phase.BACKOFF
+            for one in self.members.values()
         ):
             return self._end(EXIT_NOTHING, "none of its pods could start")
         return []
@@ -457,9 +589,67 @@ class Fleet:
             )
         return self.members[name]
 
+    def _detail(self, name: str) -> c.StatusRow:
+        return self.member(name).detail(
+            self._now,
+            UNCAGED,
+            parent=shown_parent(self.members, name),
+            children=children_of(self.members, name),
+        )
+
+    def relation(self, seer: str, other: str) -> Relation | None:
+        """Return what a pod is to another, None where it does not see it."""
+        return relation(self.members, seer, other)
+
+    def is_parent(self, other: str, child: str) -> bool:
+        """Say whether a pod may write to the other as to its parent."""
+        return is_parent(self.members, other, child)
+
+    def _seen(self, seer: str) -> Iterable[m.PodRow]:
+        for name in self.members:
+            if self.relation(seer, name) is not None:
+                yield self._seen_row(seer, name)
+        for tombstone in self.members[seer].tombstones if seer in self.members else ():
+            yield m.PodRow(
+                name=tombstone.name,
+                relation=Relation.CHILD,
+                status=PodStatus.STOPPED,
+                reachable=False,
+                restorable=False,
+                reason=f"deleted; {tombstone.cause}",
+                parent=seer,
+            )
+
+    def _seen_row(self, seer: str, name: str) -> m.PodRow:
+        known = self.relation(seer, name)
+        assert known is not None
+        parent = shown_parent(self.members, name)
+        children = children_of(self.members, name)
+        return self.members[name].seen(known, parent=parent, children=children)
+
+    def _inspected(self, seer: str, name: str) -> m.Inspected:
+        self.require_seen(seer, name)
+        row = self._seen_row(seer, name)
+        return m.Inspected(pod=self.members[name].seen_closely(row))
+
+    def require_seen(self, seer: str, name: str) -> None:
+        """Raise UnknownPod, with what a pod sees, or NotVisible."""
+        if name not in self.members:
+            seen = sorted(one for one in self.members if self.relation(seer, one))
+            raise UnknownPod(
+                f"no pod is named {name!r}; you see: {', '.join(seen)}", pod=name, known=seen
+            )
+        if self.relation(seer, name) is None:
+            raise NotVisible(f"pod {name} is neither below you nor your peer", pod=name)
+
+    def is_replaceable(self, name: str) -> bool:
+        """Whether a pod was spawned, never came up, and is gone: its name is free."""
+        member = self.members.get(name)
+        return member is not None and member.newborn and member.life.phase in AT_REST
+
     def require_free(self, name: str) -> None:
         """Raise DuplicatePod when the fleet has a pod of this name."""
-        if name in self.members:
+        if name in self.members and not self.is_replaceable(name):
             raise DuplicatePod(
                 f"the fleet has a pod named {name!r}: {self.members[name].life.status}",
                 next_step=f"podsup delete {name}, or use another name",
@@ -473,7 +663,10 @@ class Fleet:
 
     def rows(self, now: float) -> tuple[c.PsRow, ...]:
         """The rows of `ps`, in the order the pods were added."""
-        return tuple(member.row(now) for member in self.members.values())
+        members = self.members
+        return tuple(
+            one.row(now, parent=shown_parent(members, name)) for name, one in members.items()
+        )
 
     def story(self, name: str) -> c.Story:
         """How a pod came to its state."""

@@ -20,6 +20,7 @@ from functools import reduce
 from typing import Any, Literal, TypeAlias, assert_never
 
 from protocol.base import Wire
+from protocol.pod_events import PodEvent
 from supervisor.identity import Identity
 
 CONTROLS_KEPT = 256
@@ -97,6 +98,23 @@ class Deleted(Wire):
     pod: str
 
 
+class Reported(Wire):
+    """A parent is to be told this of a child."""
+
+    kind: Literal["reported"] = "reported"
+    parent: str
+    event_id: str
+    event: PodEvent
+
+
+class Told(Wire):
+    """These reports were taken, or need not be told any more."""
+
+    kind: Literal["told"] = "told"
+    parent: str
+    event_ids: tuple[str, ...]
+
+
 class FleetDown(Wire):
     """The fleet was ended on purpose; nothing of it is left."""
 
@@ -104,7 +122,16 @@ class FleetDown(Wire):
 
 
 Record: TypeAlias = (
-    FleetStarted | Intent | Forked | Exited | Desired | ControlDone | Deleted | FleetDown
+    FleetStarted
+    | Intent
+    | Forked
+    | Exited
+    | Desired
+    | ControlDone
+    | Deleted
+    | Reported
+    | Told
+    | FleetDown
 )
 
 KINDS: Mapping[str, type[Record]] = {
@@ -115,6 +142,8 @@ KINDS: Mapping[str, type[Record]] = {
     "desired": Desired,
     "control_done": ControlDone,
     "deleted": Deleted,
+    "reported": Reported,
+    "told": Told,
     "fleet_down": FleetDown,
 }
 """The class of each kind of record."""
@@ -153,6 +182,7 @@ class FleetRecord:
     is_down: bool = False
     pods: Mapping[str, PodRecord] = field(default_factory=dict)
     controls: Mapping[str, ControlDone] = field(default_factory=dict)
+    reports: Mapping[tuple[str, str], Reported] = field(default_factory=dict)
 
 
 def fold(records: Iterable[Record], before: FleetRecord | None = None) -> FleetRecord:
@@ -181,6 +211,7 @@ def snapshot(fleet: FleetRecord) -> list[Record]:
         if pod.last_exit is not None:
             records.append(pod.last_exit)
     records += fleet.controls.values()
+    records += fleet.reports.values()
     if fleet.is_down:
         records.append(FleetDown())
     return records
@@ -221,6 +252,14 @@ def _after(fleet: FleetRecord, record: Record) -> FleetRecord:
         case Deleted():
             pods = {name: pod for name, pod in fleet.pods.items() if name != record.pod}
             return replace(fleet, pods=pods)
+        case Reported():
+            return replace(
+                fleet, reports={**fleet.reports, (record.parent, record.event_id): record}
+            )
+        case Told():
+            told = {(record.parent, event_id) for event_id in record.event_ids}
+            left = {key: one for key, one in fleet.reports.items() if key not in told}
+            return replace(fleet, reports=left)
         case FleetDown():
             return replace(fleet, is_down=True)
         case _:

@@ -9,10 +9,12 @@ from typing import Any, TypeAlias
 from protocol import control as c
 from protocol import events as ev
 from protocol.base import Wire
+from protocol.pod_events import PodEvent
 from protocol.status import PodStatus
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
 from supervisor.core.life import Desired
+from supervisor.core.member import Tombstone
 
 # -- stimuli
 
@@ -107,10 +109,38 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A pod was added while the fleet runs: start it, as an operation."""
+    """A pod was added while the fleet runs: start it, as an operation.
+
+    `stop_jobs`: commands of its parent that stand in the way of the lend are ended.
+    """
 
     request_id: str
     pod: str
+    stop_jobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A spawn was refused before anything of the pod was alive: it never was."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The pod's claim was given back, and those it was lent from are told."""
+
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAnswered:
+    """A parent took reports, or could not be reached; `final`: it will never take them."""
+
+    parent: str
+    event_ids: tuple[str, ...]
+    error: str | None = None
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +169,9 @@ Stimulus: TypeAlias = (
     | Asked
     | Begun
     | Spawned
+    | Withdrawn
+    | Released
+    | ReportAnswered
     | EndAsked
     | Ticked
 )
@@ -169,6 +202,55 @@ class DeliverTask:
 
     pod: str
     task: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """Write down that a parent is to be told this."""
+
+    parent: str
+    event_id: str
+    event: PodEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReports:
+    """Write down that these need not be told any more."""
+
+    parent: str
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverReport:
+    """Send a report to a parent; answered by `ReportAnswered`."""
+
+    parent: str
+    event_id: str
+    event: PodEvent
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverNews:
+    """Send a parent what it missed, as one notification that wakes nobody.
+
+    Answered by `ReportAnswered` with these ids.
+    """
+
+    parent: str
+    request_id: str
+    message: str
+    event_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFamily:
+    """Write down a pod's parent, its peers and its tombstones."""
+
+    pod: str
+    parent: str | None
+    peers: tuple[str, ...]
+    tombstones: tuple[Tombstone, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,5 +298,17 @@ class EndFleet:
 
 
 Instruction: TypeAlias = (
-    ForPod | Publish | DeliverTask | Reply | Wish | SaveTasked | Forget | EndFleet
+    ForPod
+    | Publish
+    | DeliverTask
+    | StoreReport
+    | ForgetReports
+    | DeliverReport
+    | DeliverNews
+    | SaveFamily
+    | Reply
+    | Wish
+    | SaveTasked
+    | Forget
+    | EndFleet
 )

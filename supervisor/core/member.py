@@ -6,32 +6,50 @@ Its manifest, its life, its health, and what it last said of itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from protocol import control as c
+from protocol import methods as m
+from protocol.base import Wire
 from protocol.entries import Usage
 from protocol.manifest import PodManifest
-from protocol.scope import Permission
+from protocol.scope import Permission, ScopeRule, write_rules
 from protocol.snapshot import Sandbox, ScopeSummary
-from protocol.status import Flag
+from protocol.status import Flag, Relation, RunResult
 from supervisor.core.health import Health, HealthLimits, flags
-from supervisor.core.life import Life, LifePolicy, Phase
+from supervisor.core.life import NO_PROCESS, Life, LifePolicy, Phase
 
 STORY_LINES = 200
+
+
+class Tombstone(Wire):
+    """A child that was deleted: its name, its session, and what its last cause was."""
+
+    name: str
+    session_id: str | None = None
+    cause: str = ""
 
 
 @dataclass(slots=True)
 class Member:
     """Mutable only inside `Fleet`.
 
-    `heard` is the newest state-lane number whose status was taken.
+    - `parent`: the recorded one; `core.family` says which one counts
+    - `newborn`: it was spawned and has never been ready; `releasing`: its claim is being given back
+    - `heard`: the newest state-lane number whose status was taken
     """
 
     manifest: PodManifest
     policy: LifePolicy
     limits: HealthLimits
+    parent: str | None = None
+    peers: tuple[str, ...] = ()
+    tombstones: tuple[Tombstone, ...] = ()
+    newborn: bool = False
+    stop_jobs: bool = False
+    releasing: bool = False
     life: Life = field(default_factory=Life)
     health: Health = field(default_factory=Health)
     own_flags: tuple[Flag, ...] = ()
@@ -46,6 +64,7 @@ class Member:
     started_ms: int | None = None
     started_at: float | None = None
     exited_ms: int = 0
+    last_result: RunResult | None = None
     last_error: str | None = None
     tasked: bool = False
     task_sent: bool = False
@@ -74,7 +93,7 @@ class Member:
             return ()
         return tuple(sorted({*self.own_flags, *flags(self.health, self.limits)}))
 
-    def row(self, now: float) -> c.PsRow:
+    def row(self, now: float, *, parent: str | None = None) -> c.PsRow:
         """The pod's row in `ps`."""
         life, health = self.life, self.health
         alive = life.pid is not None and life.phase not in (
@@ -90,6 +109,7 @@ class Member:
             flags=self.flags(),
             pid=life.pid if alive else None,
             incarnation=life.incarnation,
+            parent=parent,
             model=self.manifest.model.model_id,
             started_at=self.started_ms if alive else None,
             age_s=round(now - self.started_at, 3) if alive and self.started_at else None,
@@ -106,10 +126,14 @@ class Member:
             scope=scope_summary(self.manifest),
         )
 
-    def detail(self, now: float, sandbox: Sandbox) -> c.StatusRow:
+    def detail(
+        self, now: float, sandbox: Sandbox, *, parent: str | None, children: Sequence[str]
+    ) -> c.StatusRow:
         """The pod, closely."""
         return c.StatusRow(
-            **dict(self.row(now)),
+            **dict(self.row(now, parent=parent)),
+            children=tuple(children),
+            peers=self.peers,
             usage=self.usage,
             sandbox=sandbox,
             last_error=self.last_error or self.task_error,
@@ -119,6 +143,39 @@ class Member:
             state_seq=self.heard,
             reason=self.life.reason,
         )
+
+    def seen(self, relation: Relation, *, parent: str | None, children: Sequence[str]) -> m.PodRow:
+        """The pod as another pod sees it."""
+        at_rest = self.life.phase in NO_PROCESS and self.life.phase is not Phase.BACKOFF
+        return m.PodRow(
+            name=self.name,
+            relation=relation,
+            status=self.life.status,
+            reachable=self.is_ready,
+            restorable=at_rest,
+            reason=None if self.is_ready else self.life.reason,
+            parent=parent,
+            scope_summary=scope_summary(self.manifest),
+            children=tuple(children),
+        )
+
+    def seen_closely(self, row: m.PodRow) -> m.PodDetail:
+        """The row of `seen`, and what the supervisor knows besides."""
+        return m.PodDetail(
+            **dict(row),
+            incarnation=self.life.incarnation,
+            session_id=self.session_id,
+            segment_id=self.segment_id,
+            last_result=self.last_result,
+            last_error=self.last_error or self.task_error,
+            usage=self.usage,
+            context_tokens=self.context_tokens,
+            peers=self.peers,
+        )
+
+    def writes(self) -> tuple[ScopeRule, ...]:
+        """What its own tools may write."""
+        return write_rules(self.manifest.scope)
 
     def _last_exit(self) -> c.LastExit | None:
         last = self.life.last_exit

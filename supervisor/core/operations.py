@@ -46,6 +46,7 @@ class Operation:
     waiting: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     codes: dict[str, str] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
 
     def event(self) -> OperationEvent:
         """The event that tells its present state."""
@@ -74,7 +75,7 @@ class Operation:
     def _result(self) -> dict[str, Any] | None:
         if self.state is OperationState.RUNNING:
             return None
-        return {"failures": self.failures, "codes": self.codes}
+        return {"failures": self.failures, "codes": self.codes, **self.result}
 
 
 def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[str]) -> bool:
@@ -101,6 +102,11 @@ def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[
         return False
     operation.message = ""
     operation.state = OperationState.DONE
+    if operation.kind in ("stop", "kill"):
+        freed = {name: members[name].writes() for name in operation.pods if name in members}
+        operation.result["reclaimed"] = {
+            name: [rule.target for rule in rules] for name, rules in freed.items() if rules
+        }
     if operation.failures:
         operation.state = OperationState.FAILED
         operation.error = _error_of(operation, members)
@@ -118,11 +124,18 @@ def _error_of(operation: Operation, members: Mapping[str, Member]) -> ErrorBody:
         message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
         details={
             **evidence,
+            **_tail_of(members.get(name)),
             "pods": dict(operation.failures),
             "causes": dict(operation.codes),
         },
         next=f"podsup why {name}",
     )
+
+
+def _tail_of(member: Member | None) -> dict[str, str]:
+    """The end of what the pod's process printed, where one has ended."""
+    last = member.life.last_exit if member is not None else None
+    return {"stderr_tail": last.message} if last is not None and last.message else {}
 
 
 def _waiting_for(waiting: Mapping[str, str]) -> str:
@@ -139,14 +152,14 @@ def _blocker(member: Member) -> str:
 def _gone(member: Member, since: int) -> Verdict:
     if member.life.incarnation > since:
         return f"started again: {member.life.cause}"
-    return (
-        "" if member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF else None
-    )
+    at_rest = member.life.phase in NO_PROCESS and member.life.phase is not Phase.BACKOFF
+    return "" if at_rest and not member.releasing else None
 
 
 def _ready(member: Member, since: int) -> Verdict:
     if member.life.phase is Phase.FAILED:
-        return member.life.reason
+        is_settling = member.releasing and not member.newborn
+        return None if is_settling else member.life.reason
     if member.life.phase is Phase.STOPPED:
         return f"stopped: {member.life.cause}"
     if not member.is_ready or member.life.incarnation <= since:

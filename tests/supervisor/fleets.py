@@ -23,11 +23,13 @@ from supervisor.core.fleet_terms import (
     Instruction,
     PodStimulus,
     Publish,
+    Released,
     Reply,
     Stimulus,
     Ticked,
 )
 from supervisor.core.health import HealthLimits
+from supervisor.core.instructions import Release
 from supervisor.core.life import Life, LifePolicy
 from supervisor.core.operations import Operation
 from supervisor.core.restart import Exit
@@ -45,10 +47,14 @@ def manifest(name: str, **settings: Any) -> PodManifest:
 
 @dataclass
 class Driven:
-    """One fleet, and the time. Every stimulus is followed by `validate`."""
+    """One fleet, and the time. Every stimulus is followed by `validate`.
+
+    What is to be released is released at once, unless `gives_back` is off.
+    """
 
     fleet: Fleet = field(default_factory=lambda: Fleet("f"))
     now: float = 100.0
+    gives_back: bool = True
 
     def add(self, *names: str, policy: LifePolicy | None = None, **settings: Any) -> Driven:
         """Add pods; `settings` are their manifests'."""
@@ -65,6 +71,9 @@ class Driven:
         self.now += after_s
         out = self.fleet.handle(stimulus, self.now, WALL_MS)
         self.fleet.validate()
+        for one in list(out) if self.gives_back else ():
+            if isinstance(one, ForPod) and one.what == Release():
+                out += self.feed(Released(one.pod))
         return out
 
     # -- one pod

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import Conflict, Internal, InvalidRequest
-from supervisor.pod_store import PodMetadata, PodStore, Tombstone, refuse_foreign
+from supervisor.core.member import Tombstone
+from supervisor.pod_store import PodMetadata, PodStore, refuse_foreign
 
 BAD_NAMES = ["", ".", "..", "../b", "a/b", "/etc", "A", "-a", ".filed", "a\n", "a\0", "x" * 64]
 
@@ -31,7 +32,6 @@ def meta(name: str = "alice", *, workspace: str = "/w", incarnation: int = 1) ->
         segment_id="g",
         incarnation=incarnation,
         manifest={"name": name, "scope": {"allow": [{"target": "/w", "permission": "write"}]}},
-        children=("bob",),
         reclaimed=(Tombstone(name="carl", session_id="t", cause="signal"),),
         peers=("dora",),
         tasked=True,

@@ -1,0 +1,181 @@
+"""What a child may be given: never more than its parent may give. Pure.
+
+A child's manifest is made in two steps that do not trust each other. It is *built*: the parent's
+settings (`inherited`), a profile over them, the call over the profile. And it is *judged*, whole,
+as it came out: `exceeds` names everything in it that goes beyond the parent. The second step is the
+gate; it is passed by every child at its spawn, and again at every restore, since the parent's own
+authority may have become smaller meanwhile.
+
+    scope          writes: lendable     reads: lendable, or the workspace; the parent's read denies
+    delegation     lendable
+    permissions    what the parent may not do comes first, and what it may do only then
+    sandbox        as closed, at least
+    features       those of the parent, at most
+    budget         each bound, at most
+
+*Lendable* is the parent's delegation scope, less what the parent itself must not even read. The two
+authorities of the parent are apart: what it may lend may be more than what its own tools may do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from protocol.manifest import (
+    Action,
+    Budget,
+    Feature,
+    Permissions,
+    PodManifest,
+    Restart,
+    Sandbox,
+    SandboxLevel,
+    SandboxMode,
+)
+from protocol.scope import Permission, Scope, ScopeRule, contains, covers
+
+NOT_INHERITED = frozenset(
+    {
+        "name",
+        "description",
+        "role",
+        "task",
+        "restart",
+        "success_codes",
+        "essential",
+        "depends_on",
+        "on_parent_exit",
+        "scope",
+        "delegation_scope",
+        "permissions",
+    }
+)
+"""What a child does not have from its parent's manifest; besides the engine's instruction."""
+
+_STRICTNESS = [Action.ALLOW, Action.ASK, Action.DENY]
+_MODES = [SandboxMode.OFF, SandboxMode.PREFER, SandboxMode.REQUIRE]
+_LEVELS = [SandboxLevel.LANDLOCK, SandboxLevel.NAMESPACES]
+_TOOLS = ("mcp", "hooks", "plugins", "web", "memory")
+
+
+def inherited(parent: PodManifest) -> dict[str, Any]:
+    """Return the settings a child has where neither profile nor call says otherwise.
+
+    Its scope begins with the workspace, for reading, less what the parent may not read.
+    """
+    settings = parent.model_dump(mode="json", exclude=set(NOT_INHERITED))
+    settings["engine"]["instruction"] = None
+    settings["restart"] = Restart.NEVER.value
+    workspace = {"target": parent.workspace, "permission": "read"}
+    denies = [rule.to_wire() for rule in _unreadable(parent)]
+    settings["scope"] = {"allow": [workspace], "deny": denies}
+    return settings
+
+
+def narrowed(parent: Permissions, asked: Permissions) -> Permissions:
+    """Return a policy that allows what both allow, and nothing that the parent's does not.
+
+    The parent's refusals come first, so that nothing asked for can be matched before them. Where
+    the parent refuses by default, an allow that it has not itself is left in: `exceeds` names it.
+    """
+    refusals = tuple(rule for rule in parent.rule if rule.action is not Action.ALLOW)
+    allows = tuple(rule for rule in parent.rule if rule.action is Action.ALLOW)
+    default = max(parent.default_action, asked.default_action, key=_STRICTNESS.index)
+    return Permissions(default_action=default, rule=(*refusals, *asked.rule, *allows))
+
+
+def lendable(parent: PodManifest) -> Scope:
+    """Return all that a pod may lend."""
+    own = parent.delegation_scope
+    return Scope(allow=own.allow, deny=(*own.deny, *_unreadable(parent)))
+
+
+def exceeds(parent: PodManifest, child: PodManifest) -> list[str]:
+    """Return what in a child's manifest goes beyond what its parent may give; empty is well."""
+    return list(_beyond(parent, child))
+
+
+def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
+    yield from _beyond_scope(parent, child)
+    yield from _beyond_permissions(parent.permissions, child.permissions)
+    yield from _beyond_sandbox(parent.sandbox, child.sandbox)
+    yield from _beyond_features(parent.feature, child.feature)
+    yield from _beyond_budget(parent.budget, child.budget)
+    for key in ("fleet", "workspace"):
+        if getattr(child, key) != getattr(parent, key):
+            yield f"{key}: a child has its parent's, {getattr(parent, key)}"
+    for key in _TOOLS:
+        given = getattr(child, key)
+        if given != getattr(parent, key) and given != PodManifest.model_fields[key].get_default():
+            yield f"{key}: a child has its parent's or none"
+    if child.essential:
+        yield "essential: the end of a child cannot be the end of the fleet"
+
+
+def _beyond_scope(parent: PodManifest, child: PodManifest) -> Iterator[str]:
+    may_lend = lendable(parent)
+    workspace = ScopeRule(target=parent.workspace, permission=Permission.READ)
+    for rule in child.scope.allow:
+        is_workspace = rule.permission is Permission.READ and contains(workspace, rule)
+        if not is_workspace and not covers(may_lend, rule):
+            yield _not_lendable("scope", rule, may_lend)
+    for rule in child.delegation_scope.allow:
+        if not covers(may_lend, rule):
+            yield _not_lendable("delegation_scope", rule, may_lend)
+    for rule in _unreadable(parent):
+        if rule not in child.scope.deny:
+            yield f"scope: the parent may not read {rule.target}, so neither may a child"
+
+
+def _not_lendable(key: str, rule: ScopeRule, may_lend: Scope) -> str:
+    has = ", ".join(f"{r.permission} {r.target}" for r in may_lend.allow) or "nothing"
+    less = "".join(f", not {r.permission} {r.target}" for r in may_lend.deny)
+    return f"{key}: {rule.permission} {rule.target} is not the parent's to lend: it has {has}{less}"
+
+
+def _unreadable(parent: PodManifest) -> tuple[ScopeRule, ...]:
+    return tuple(rule for rule in parent.scope.deny if rule.permission is Permission.READ)
+
+
+def _beyond_permissions(parent: Permissions, child: Permissions) -> Iterator[str]:
+    refusals = tuple(rule for rule in parent.rule if rule.action is not Action.ALLOW)
+    if child.rule[: len(refusals)] != refusals:
+        yield "permissions: the parent's refusals do not come first"
+    if _STRICTNESS.index(child.default_action) < _STRICTNESS.index(parent.default_action):
+        yield f"permissions.default_action: the parent's is {parent.default_action}"
+    if parent.default_action is Action.ALLOW:
+        return
+    for rule in child.rule:
+        if rule.action is not Action.DENY and rule not in parent.rule:
+            yield f"permissions.rule: the parent does not {rule.action} {rule.tool} {rule.pattern}"
+
+
+def _beyond_sandbox(parent: Sandbox, child: Sandbox) -> Iterator[str]:
+    if _MODES.index(child.mode) < _MODES.index(parent.mode):
+        yield f"sandbox.mode: the parent's is {parent.mode}"
+    if _LEVELS.index(child.level) < _LEVELS.index(parent.level):
+        yield f"sandbox.level: the parent's is {parent.level}"
+    for key in ("network", "unix_sockets"):
+        if getattr(child, key) and not getattr(parent, key):
+            yield f"sandbox.{key}: the parent has it not"
+    for key in ("extra_read", "extra_write"):
+        if more := set(getattr(child, key)) - set(getattr(parent, key)):
+            yield f"sandbox.{key}: the parent has not {', '.join(sorted(more))}"
+
+
+def _beyond_features(parent: Feature, child: Feature) -> Iterator[str]:
+    for key, has in parent:
+        wanted = getattr(child, key)
+        if isinstance(wanted, bool):
+            if wanted and not has:
+                yield f"feature.{key}: the parent has it not"
+        elif wanted.enabled and wanted != has:
+            yield f"feature.{key}: a child has its parent's or none"
+
+
+def _beyond_budget(parent: Budget, child: Budget) -> Iterator[str]:
+    for key, most in parent:
+        wanted = getattr(child, key)
+        if most is not None and (wanted is None or wanted > most):
+            yield f"budget.{key}: the parent's is {most:g}"
