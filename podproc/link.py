@@ -22,7 +22,7 @@ from protocol.calls import Answered, InProgress
 from protocol.control import Control, Hello, Progress, Welcome
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import InvalidRequest, PodsupError, Timeout
-from protocol.methods import decode_method
+from protocol.methods import Method, decode_method
 from protocol.status import Lane, PodStatus
 from protocol.transport import Transport, WouldBlock
 from protocol.wire import (
@@ -60,6 +60,7 @@ class Link:
         token: str,
         hello: Callable[[], Hello],
         on_request: Callable[[Request], None],
+        on_welcome: Callable[[Welcome], None] = lambda welcome: None,
         now: Callable[[], Now],
         clock: Callable[[], float],
         new_id: Callable[[], str],
@@ -67,6 +68,7 @@ class Link:
         self._token = token
         self._hello = hello
         self._on_request = on_request
+        self._on_welcome = on_welcome
         self._now = now
         self._clock = clock
         self._new_id = new_id
@@ -83,20 +85,32 @@ class Link:
         self._hello_id = self._new_id()
         self._request(self._hello_id, self._hello())
 
-    async def ask(self, control: Control, *, timeout_s: float = 30.0) -> Any:
+    async def ask(
+        self, control: Control, *, timeout_s: float = 30.0, request_id: str | None = None
+    ) -> Any:
         """Ask the supervisor; returns the typed reply, raises PodsupError."""
-        request_id = self._new_id()
+        return await self._ask("", control, timeout_s, request_id)
+
+    async def send(self, pod: str, method: Method, *, timeout_s: float = 30.0) -> Any:
+        """Send a method to another pod; returns the typed reply, raises PodsupError."""
+        return await self._ask(pod, method, timeout_s, None)
+
+    async def _ask(
+        self, to: str, message: Control | Method, timeout_s: float, request_id: str | None
+    ) -> Any:
+        request_id = request_id or self._new_id()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         try:
-            self._request(request_id, control)
+            self._request(request_id, message, to=to, deadline_ms=round(timeout_s * 1000))
             async with asyncio.timeout(timeout_s):
                 body = await future
         except TimeoutError as error:
-            raise Timeout(f"the supervisor did not answer {control.method}") from error
+            whom = f"pod {to}" if to else "the supervisor"
+            raise Timeout(f"{whom} did not answer {message.method}") from error
         finally:
             self._waiting.pop(request_id, None)
-        return type(control).reply.from_wire(body)
+        return type(message).reply.from_wire(body)
 
     def reply(self, request: Request, result: Wire) -> None:
         """Answer a request with its result, once."""
@@ -133,9 +147,22 @@ class Link:
             future.cancel()
         self._socket.close()
 
-    def _request(self, request_id: str, control: Control) -> None:
-        header = RequestHeader(id=request_id, method=control.method, token=self._token)
-        self._send(message(header, control))
+    def _request(
+        self,
+        request_id: str,
+        asked: Control | Method,
+        *,
+        to: str = "",
+        deadline_ms: int | None = None,
+    ) -> None:
+        header = RequestHeader(
+            id=request_id,
+            to=to,
+            method=asked.method,
+            token=self._token,
+            deadline_ms=deadline_ms,
+        )
+        self._send(message(header, asked))
 
     def _send(self, frames: list[bytes]) -> None:
         try:
@@ -193,8 +220,11 @@ class Link:
     def _on_reply(self, header: ReplyHeader, frames: list[bytes]) -> None:
         body = read_body(body_of(frames)) or {}
         if header.id == self._hello_id:
-            if header.ok and not self.welcome.done():
-                self.welcome.set_result(Welcome.from_wire(body))
+            if header.ok:
+                welcome = Welcome.from_wire(body)
+                self._on_welcome(welcome)
+                if not self.welcome.done():
+                    self.welcome.set_result(welcome)
             elif not header.ok and not self.welcome.done():
                 self.welcome.set_exception(error_from_body(ErrorBody.from_wire(body)))
             return

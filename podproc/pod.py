@@ -9,6 +9,7 @@ turns, beats prove it, and shutdown, cancel and watchers are answered at any tim
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -35,23 +36,59 @@ from protocol import events as ev
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
-from protocol.control import Hello, Progress, Resume
+from protocol.calls import OPERATOR
+from protocol.control import Control, Hello, Progress, ReportUp, Resume
 from protocol.entries import SystemItem
 from protocol.error_body import ErrorBody
-from protocol.errors import Conflict, ErrorCode, Internal, InvalidRequest, PodsupError
+from protocol.errors import (
+    Conflict,
+    ErrorCode,
+    Internal,
+    InvalidRequest,
+    NoAnswer,
+    PodsupError,
+)
 from protocol.lanes import Lanes
 from protocol.manifest import Scheme
-from protocol.pod_events import line_for_model
+from protocol.pod_events import Errored, PodEvent, TurnEnded, line_for_model
 from protocol.snapshot import Greeting, Snapshot
-from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
+from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult, Trigger
 from protocol.transport import Transport
 
 JOIN_JOBS_S = 5.0
+REPORT_S = 5.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
 
 
 PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
+
+
+class PodKin:
+    """The line to the supervisor and other pods, as tools use it; `link` is there when they do."""
+
+    def __init__(self, link: Callable[[], Link]) -> None:
+        self._link = link
+        self._news = asyncio.Event()
+
+    async def ask(self, control: Control, *, timeout_s: float) -> Any:
+        """Ask the supervisor; returns the typed reply, raises PodsupError."""
+        return await self._link().ask(control, timeout_s=timeout_s)
+
+    async def send(self, pod: str, method: m.Method, *, timeout_s: float) -> Any:
+        """Send a method to a pod; returns the typed reply, raises PodsupError."""
+        return await self._link().send(pod, method, timeout_s=timeout_s)
+
+    async def wait_for_news(self, timeout_s: float) -> None:
+        """Return when a child has reported something, and after the timeout at the latest."""
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+
+    def has_news(self) -> None:
+        """Wake who waits for it."""
+        self._news.set()
 
 
 class Pod:
@@ -91,9 +128,11 @@ class Pod:
         pod_dir = Path(birth.data_dir) / "pods" / self._manifest.name
         self._inbox = Inbox(pod_dir / "inbox.jsonl", logged=self._record.state.delivered)
         self._record.inbox = self._inbox
+        self._kin = PodKin(lambda: self._link)
         self._tools: Toolset = build_toolset(
             birth,
             life_lock=life_lock,
+            kin=self._kin,
             on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
             on_defect=self._on_defect,
         )
@@ -110,9 +149,9 @@ class Pod:
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
         self._turn = Turn(restored, can_compact=False)
-        self._queries = Queries(
-            birth, self._record, self._tools.view, status=lambda: self._turn.state.status
-        )
+        self._queries = Queries(birth, self._record, self._tools, self._kin)
+        self._reports = 0
+        self._reporting: set[asyncio.Task[None]] = set()
         self._lanes = Lanes(self._manifest.name, birth.incarnation)
         self._watchers = Watchers(
             transport,
@@ -129,6 +168,7 @@ class Pod:
             token=birth.token,
             hello=self._hello,
             on_request=self._on_request,
+            on_welcome=lambda said: self._tools.lends.take_over(said.lent, said.number),
             now=self._now,
             clock=time.monotonic,
             new_id=new_id,
@@ -144,10 +184,12 @@ class Pod:
         self._beat()
         self._record.note_config()
         cut = await self._record.close_crash()
+        error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")
         if cut is not None:
-            error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
         self._set_status(t.SetStatus(self._turn.state.status))
+        if cut is not None and cut.trigger in (Trigger.USER_SEND, Trigger.RESUME):
+            self._report(RunResult.ERRORED, error)
         early, self._early = self._early or [], None
         for request in early:
             self._on_request(request)
@@ -207,7 +249,7 @@ class Pod:
             case t.Store(request, wakes):
                 self._store(request, wakes)
             case t.RecordChild():
-                pass  # the tools' list of children comes with the tools
+                self._kin.has_news()  # who there is, the supervisor says
             case t.Begin(plan, close):
                 self._spawn(self._begin(plan, close))
             case t.PublishBegin():
@@ -224,8 +266,8 @@ class Pod:
             case t.PublishRunEnd(plan, result, reason, error_body):
                 taken = plan.input if result is RunResult.ROLLED_BACK else None
                 self._publish_end(result, plan.request_id, reason, error_body, taken)
-            case t.Report():
-                pass  # a pod without a parent has nobody to tell
+            case t.Report(result, error_body):
+                self._report(result, error_body)
             case t.StartPostRunJobs(result):
                 for job in self._post_run_jobs:
                     self._spawn(self._run_job(job, result), self._jobs)
@@ -262,6 +304,31 @@ class Pod:
             if not self._gone.done():
                 self._gone.set_result(1)
 
+    def _report(self, result: RunResult, error: ErrorBody | None) -> None:
+        """Tell the parent how a run ended; a pod without one has nobody to tell."""
+        if self._birth.parent is None:
+            return
+        name = self._manifest.name
+        event: PodEvent = TurnEnded(pod_name=name, result=result, usage=self._record.state.usage)
+        if error is not None:
+            event = Errored(pod_name=name, code=error.code, message=error.message)
+        self._reports += 1
+        event_id = f"{name}/{self._birth.incarnation}/{self._reports}"
+        report = ReportUp(event_id=event_id, event=event)
+        self._spawn(self._send_report(report), self._reporting)
+
+    async def _send_report(self, report: ReportUp) -> None:
+        """Ask until it is stored: the supervisor may be away, and knows it by its id."""
+        while True:
+            try:
+                await self._link.ask(report, timeout_s=REPORT_S, request_id=report.event_id)
+            except NoAnswer:
+                continue
+            except PodsupError as refusal:
+                message = f"the report of a run was refused: {refusal}"
+                self._record.alert(AlertLevel.WARN, message, AlertSource.POD)
+            return
+
     def _store(self, request: t.Request, wakes: bool) -> None:
         try:
             alert = self._inbox.store(_arrived(request, wakes), run=self._record.run_number)
@@ -270,6 +337,7 @@ class Pod:
             return
         if alert is not None:
             self._record.alert(AlertLevel.WARN, alert, AlertSource.POD)
+        self._kin.has_news()
         self.feed(t.Stored(request, wakes))
 
     async def _begin(self, plan: t.RunPlan, close: t.ClosePrevious) -> None:
@@ -402,6 +470,10 @@ class Pod:
         for job in list(self._jobs):
             job.cancel()
         await self._tools.close()
+        if self._reporting:
+            await asyncio.wait(self._reporting, timeout=REPORT_S)
+        for report in list(self._reporting):
+            report.cancel()
         self._record.close()
         if not self._gone.done():
             self._gone.set_result(0)
@@ -538,15 +610,21 @@ def build_model(birth: Birth) -> Model:
 
 def _arrived(request: t.Request, wakes: bool) -> Arrived:
     match request.method:
-        case m.Notify(message=message):
-            item = SystemItem(kind="notification", body=message)
+        case m.Notify(message=message, queued=queued):
+            is_pods = request.sender not in ("", OPERATOR)
+            body = f"Message from pod {request.sender}: {message}" if is_pods else message
+            item = SystemItem(kind="notification", body=body)
             key = request.id
+            from_parent = queued and is_pods
         case m.PodEventMethod(event_id=event_id, event=event):
             item = SystemItem(kind="pod_event", body=line_for_model(event))
             key = event_id
+            from_parent = False
         case other:
             raise AssertionError(other.method)
-    return Arrived(ts=wall_ms(), id=key, item=item, wakes=wakes, request=key)
+    return Arrived(
+        ts=wall_ms(), id=key, item=item, wakes=wakes, request=key, from_parent=from_parent
+    )
 
 
 def build_validators() -> None:

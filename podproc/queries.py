@@ -1,44 +1,45 @@
-"""What a pod answers without changing: history, rewind targets, completions, visible pods."""
+"""What a pod answers in every state: history, rewind targets, completions, lends, other pods."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from podproc.recorder import Recorder
 from podproc.session.replay import Replayed
 from podproc.tools.base import ToolFailure, off_loop
 from podproc.tools.fsview import ScopeView
-from podproc.toolset import summary_of
+from podproc.tools.pods import Kin, restored
+from podproc.toolset import Toolset
 from podproc.turn_terms import Request
+from protocol import control as c
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
 from protocol.entries import Message, ToolResult
-from protocol.errors import Forbidden, InvalidRequest, NotVisible
+from protocol.errors import Forbidden, InvalidRequest
 from protocol.scope import Permission
 from protocol.segments import flatten
-from protocol.status import PodStatus, Relation
 
+ASK_S = 10.0
+RESTORE_S = 60.0
 MOST_COMPLETIONS = 100
 PREVIEW = 120
 
 
 class Queries:
-    """Answers reads of one pod; `status` is its own word at this moment."""
+    """Answers what concerns one pod and not its runs; of others it asks the supervisor."""
 
     def __init__(
         self,
         birth: Birth,
         record: Recorder,
-        view: ScopeView,
-        *,
-        status: Callable[[], PodStatus],
+        tools: Toolset,
+        kin: Kin,
     ) -> None:
         self._birth = birth
         self._record = record
-        self._view = view
-        self._status = status
+        self._tools = tools
+        self._kin = kin
 
     async def answer(self, request: Request) -> Wire:
         """Return the typed reply; raises PodsupError."""
@@ -49,24 +50,24 @@ class Queries:
                 rows = tuple(reversed(rewind_targets(self._record)))
                 return m.RewindTargets(head_entries=self._record.head_entries, targets=rows)
             case m.ListCompletions(kind="file", prefix=prefix):
-                entries = await off_loop(complete_path, self._view, prefix)
+                entries = await off_loop(complete_path, self._tools.view, prefix)
                 return m.Completions(entries=tuple(entries))
             case m.ListCompletions():
                 return m.Completions(entries=())
             case m.ListPods():
-                return m.PodRows(pods=(self._self_row(),))
+                seen_by_it: m.PodRows = await self._kin.ask(c.SeenPods(), timeout_s=ASK_S)
+                return seen_by_it
             case m.InspectPod(name=name):
-                self._require_self(name)
-                return m.Inspected(pod=self._detail())
+                seen: m.Inspected = await self._kin.ask(c.SeenPod(name=name), timeout_s=ASK_S)
+                return seen
             case m.RestorePod(name=name):
-                self._require_self(name)
-                return m.Restored(name=name, outcome="already_live")
-            case m.RegisterPeer():
-                raise InvalidRequest("peers: not available in this version")
+                done = await self._kin.ask(c.Restore(pod=name), timeout_s=RESTORE_S)
+                return restored(name, done)
             case m.ScopeLend() if request.sender != "":
                 raise Forbidden("scope_lend comes from the supervisor only")
-            case m.ScopeLend():
-                raise InvalidRequest("lending: not available in this version")
+            case m.ScopeLend() as lend:
+                await self._tools.lends.lend(lend, self._tools.view, self._tools.keeper)
+                return m.Accepted()
             case other:
                 raise InvalidRequest(f"{other.method}: nothing answers this")
 
@@ -78,32 +79,6 @@ class Queries:
             asked.limit,
         )
         return m.History(segment_id=segment, first_index=first, entries=entries, head_entries=head)
-
-    def _require_self(self, name: str) -> None:
-        if name != self._birth.manifest.name:
-            raise NotVisible(f"pod {name} is not visible to {self._birth.manifest.name}")
-
-    def _self_row(self) -> m.PodRow:
-        manifest = self._birth.manifest
-        return m.PodRow(
-            name=manifest.name,
-            relation=Relation.SELF,
-            status=self._status(),
-            reachable=True,
-            restorable=True,
-            parent=self._birth.parent,
-            scope_summary=summary_of(manifest.scope),
-        )
-
-    def _detail(self) -> m.PodDetail:
-        return m.PodDetail(
-            **dict(self._self_row()),
-            incarnation=self._birth.incarnation,
-            session_id=self._record.session_id,
-            segment_id=self._record.segment_id,
-            usage=self._record.state.usage,
-            context_tokens=self._record.context_tokens(),
-        )
 
 
 def rewind_targets(record: Recorder) -> list[m.RewindTarget]:

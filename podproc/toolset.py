@@ -11,12 +11,15 @@ from podproc.tools.base import Registry
 from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
 from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Keeper
+from podproc.tools.lends import Lends
 from podproc.tools.output import OutputStore
+from podproc.tools.pod_output import PodOutputs
+from podproc.tools.pods import Kin, pod_tools
 from podproc.tools.policy import policy_of
 from podproc.tools.search import Glob, Grep
 from podproc.tools.shell import Bash, command_environment
 from protocol.birth import Birth
-from protocol.scope import Permission, Scope, ScopeRule, canonical, effective_permission
+from protocol.scope import Permission, Scope, ScopeRule, canonical
 from protocol.snapshot import Sandbox, ScopeSummary
 
 UNPROTECTED = ("shell commands are not caged: they can read and write whatever this user can",)
@@ -28,6 +31,7 @@ class Toolset:
 
     registry: Registry
     view: ScopeView
+    lends: Lends
     keeper: Keeper
     shell: Bash
     scope: Scope
@@ -42,10 +46,14 @@ def build_toolset(
     birth: Birth,
     *,
     life_lock: int | None,
+    kin: Kin,
     on_denied: Callable[[str, str], None],
     on_defect: Callable[[Exception], None],
 ) -> Toolset:
-    """Make the directories, the view and the tools; raises OSError or DuplicateTool."""
+    """Make the directories, the view and the tools; raises OSError or DuplicateTool.
+
+    `kin` is the line to the supervisor and to other pods, for the tools that need it.
+    """
     manifest = birth.manifest
     output_dir = Path(birth.data_dir) / "pods" / manifest.name / "bash-output"
     output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,8 +61,10 @@ def build_toolset(
     for rule in scope.allow:
         if rule.permission is Permission.WRITE and not os.path.exists(rule.target):
             os.makedirs(rule.target)
+    lends = Lends(scope, birth.lent, birth.lend_number)
     view = ScopeView(
-        lambda path: effective_permission(scope, path),
+        lends.permission_at,
+        explain=lends.explain,
         cwd=manifest.cwd,
         closed=birth.product_dirs,
         opening=str(output_dir),
@@ -90,7 +100,10 @@ def build_toolset(
         shell,
     ):
         registry.register(tool, "core")
-    return Toolset(registry, view, keeper, shell, scope)
+    if manifest.feature.pods:
+        for one in pod_tools(kin, PodOutputs(Path(birth.data_dir)), cwd=manifest.cwd):
+            registry.register(one, "pods")
+    return Toolset(registry, view, lends, keeper, shell, scope)
 
 
 def summary_of(scope: Scope) -> ScopeSummary:

@@ -350,7 +350,14 @@ class EngineLoop:
     # -- tools
 
     async def _run_tools(self, calls: list[ToolCall]) -> None:
+        """Run a batch, as many at once as may be; what changes the scope, before the rest."""
         await self._record.sync()
+        first = [call for call in calls if self._registry.comes_first(call.name)]
+        for batch in (first, [call for call in calls if call not in first]):
+            if batch:
+                await self._run_batch(batch)
+
+    async def _run_batch(self, calls: list[ToolCall]) -> None:
         room = asyncio.Semaphore(self._rules.max_parallel_tools)
         try:
             async with asyncio.TaskGroup() as group:

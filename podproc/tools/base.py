@@ -72,7 +72,10 @@ class ToolArgs(BaseModel):
 
 
 class Tool(Protocol):
-    """A tool: three constants, and `run`, which gets an instance of `Args`."""
+    """A tool: three constants, and `run`, which gets an instance of `Args`.
+
+    One that has `comes_first` set is run before the other calls of its batch.
+    """
 
     @property
     def name(self) -> str: ...
@@ -135,6 +138,11 @@ class Registry:
         """Return what a model request says of the tools, sorted by name."""
         tools = (self._tools[name][0] for name in self.names())
         return [ToolSchema(t.name, t.description, _schema(t.Args)) for t in tools]
+
+    def comes_first(self, name: str) -> bool:
+        """Say whether a call of this tool is run before the others of its batch."""
+        tool = self._tools.get(name)
+        return tool is not None and getattr(tool[0], "comes_first", False)
 
     async def call(self, name: str, arguments: str | Mapping[str, Any], call: Call) -> ToolResult:
         """Run a tool with JSON text or parsed arguments; raises nothing but CancelledError."""

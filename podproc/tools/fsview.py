@@ -24,6 +24,8 @@ import errno
 import os
 import secrets
 import stat
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +82,8 @@ class ScopeView:
         explain: Callable[[str], str | None] = lambda path: None,
     ) -> None:
         self._permission_at = permission_at
+        self._writing: Counter[str] = Counter()
+        self._written = threading.Condition()
         self._closed = tuple(canonical(path) for path in closed)
         self._opening = None if opening is None else canonical(opening)
         self._explain = explain
@@ -143,13 +147,41 @@ class ScopeView:
         """
 
         def attempt(real: str) -> tuple[str, FileState | None, bytes]:
-            with self._walk(real, make=True) as (folder, name):
+            with self._write_to(real), self._walk(real, make=True) as (folder, name):
                 before = _read_at(folder, name, real, BIGGEST_FILE)
                 data = change(before)
                 _replace_at(folder, name, data)
             return real, before, data
 
         return self._judged(path, Permission.WRITE, attempt)
+
+    def wait_for_writes(self, concerns: Callable[[str], bool], timeout_s: float) -> list[str]:
+        """Wait until no write goes on at a path that concerns; return those that still do.
+
+        A write that begins after the rules were changed sees the new ones, so nothing is missed.
+        """
+
+        def going_on() -> list[str]:
+            return [path for path in self._writing if concerns(path)]
+
+        with self._written:
+            self._written.wait_for(lambda: not going_on(), timeout_s)
+            return going_on()
+
+    @contextmanager
+    def _write_to(self, real: str) -> Iterator[None]:
+        """Be seen writing; then look at the rules once more, since they may be others by now."""
+        with self._written:
+            self._writing[real] += 1
+        try:
+            self._require(real, Permission.WRITE)
+            yield
+        finally:
+            with self._written:
+                self._writing[real] -= 1
+                if not self._writing[real]:
+                    del self._writing[real]
+                self._written.notify_all()
 
     def _require(self, real: str, wanted: Permission) -> None:
         granted = self.permission(real)

@@ -188,6 +188,12 @@ class Keeper:
         """Return every process right below the keeper; raises KeeperError if it dies meanwhile."""
         return await self._link.jobs() if self._link and self._link.is_open else []
 
+    async def stop_all(self, why: str) -> None:
+        """End every command and all it started; the next one starts a new keeper."""
+        if self._link is not None:
+            self._link.hang_up(why)
+            await asyncio.wait({self._link.gone}, timeout=_GONE_S)
+
     async def close(self) -> None:
         """End the keeper and everything below it; returns when that is proven gone."""
         self._is_closed = True
