@@ -14,7 +14,7 @@ from pydantic import Discriminator
 
 from protocol.base import Wire
 from protocol.entries import Usage
-from protocol.scope import ScopeRule
+from protocol.scope import LentRule, ScopeRule
 from protocol.status import RunResult
 
 
@@ -39,13 +39,15 @@ class Errored(Wire):
 class ShutDown(Wire):
     """The child is gone: once per life, handed on only when its exit is proven.
 
-    `scope` is what it could write, and its reader may again.
+    `scope` is what it could write and its reader may again, but for what is `kept` by those that
+    it had lent to.
     """
 
     kind: Literal["shut_down"] = "shut_down"
     pod_name: str
     cause: str
     scope: tuple[ScopeRule, ...] = ()
+    kept: tuple[LentRule, ...] = ()
 
 
 class ScopeSubDelegated(Wire):
@@ -96,13 +98,18 @@ def line_for_model(event: PodEvent) -> str:
             return f"Pod {name} ended a turn: {result}."
         case Errored(pod_name=name, code=code, message=message):
             return f"Pod {name} reported an error ({code}): {_one_line(message)[:500]}"
-        case ShutDown(pod_name=name, cause=cause, scope=scope):
-            back = ", ".join(rule.target for rule in scope)
-            return f"Pod {name} has stopped: {_one_line(cause)}." + (
-                f" What it could write is yours again: {back}" if back else ""
-            )
+        case ShutDown(pod_name=name, cause=cause):
+            return f"Pod {name} has stopped: {_one_line(cause)}.{_given_back(event)}"
         case ScopeSubDelegated():
             return ""
+
+
+def _given_back(event: ShutDown) -> str:
+    if not event.scope:
+        return ""
+    kept = ", ".join(f"{rule.target} (pod {rule.pod})" for rule in event.kept)
+    targets = ", ".join(rule.target for rule in event.scope)
+    return f" Yours to write again: {targets}{f', but not {kept}' if kept else ''}"
 
 
 def _one_line(text: str) -> str:

@@ -98,7 +98,7 @@ class Daemon:
         self._wakes: dict[str, asyncio.TimerHandle] = {}
         self._answers: dict[tuple[str, str], b.ControlAsked] = {}
         self._expiry: asyncio.TimerHandle | None = None
-        self._spawning: set[str] = set()
+        self._spawning: dict[str, b.ControlAsked] = {}
         self._grants: dict[str, asyncio.Future[PodsupError | None]] = {}
         self._telling: dict[tuple[str, str], tuple[str, ...]] = {}
         self._until_over: dict[str, list[b.ControlAsked]] = {}
@@ -396,16 +396,15 @@ class Daemon:
     async def _spawn_pod(self, asked: b.ControlAsked, spawn: c.Spawn) -> None:
         """Start one more pod; answered when it has its scope, a pod when it has its task."""
         request_id, started = asked.request_id, c.Started(operation=asked.request_id)
-        if (
-            request_id in self._fleet.operations
-            or request_id in self._taken.journal.record.controls
-        ):
-            self._answer_started(asked, started)
+        is_repeated = request_id in self._spawning
+        self._spawning[request_id] = asked  # who asks again may have another connection
+        if is_repeated:
             return
-        if request_id in self._spawning:
-            return  # the first asking is on its way to an answer
-        self._spawning.add(request_id)
+        known = self._taken.journal.record.controls
         try:
+            if request_id in self._fleet.operations or request_id in known:
+                self._answer_started(asked, started)
+                return
             name = await self._add_spawned(asked, spawn)
             grant = self._grants[name] = self._loop.create_future()
             self._feed(f.Spawned(request_id, name, spawn.stop_jobs))
@@ -414,13 +413,14 @@ class Daemon:
                 self._feed(f.Withdrawn(name))
                 raise refusal
             await self._background.on_disk(self._note_done, request_id, spawn.method, started)
-            self._answer_started(asked, started)
+            self._answer_started(self._spawning[request_id], started)
         except FleetFileInvalid as error:
-            self._refuse(asked, InvalidRequest(str(error), next_step="podsup spawn --help"))
+            wrong = InvalidRequest(str(error), next_step="podsup spawn --help")
+            self._refuse(self._spawning[request_id], wrong)
         except Exception as error:
-            self._refuse(asked, error)
+            self._refuse(self._spawning[request_id], error)
         finally:
-            self._spawning.discard(request_id)
+            del self._spawning[request_id]
 
     async def _add_spawned(self, asked: b.ControlAsked, spawn: c.Spawn) -> str:
         """Add the pod that a spawn asks for; raises what is wrong with it."""

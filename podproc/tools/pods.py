@@ -269,8 +269,12 @@ class StopPod:
     async def run(self, args: PodArgs, call: Call) -> ToolResult:
         """Return what is yours again; raises ToolFailure."""
         done: c.Started = await _asked(self._kin.ask(c.Stop(pods=(args.name,)), timeout_s=STOP_S))
-        freed = (done.result or {}).get("reclaimed", {}).get(args.name, [])
-        told = f"yours to write again: {', '.join(freed)}" if freed else "it had lent nothing"
+        result = done.result or {}
+        freed = result.get("reclaimed", {}).get(args.name, [])
+        kept = result.get("kept", {}).get(args.name, {})
+        told = f"yours to write again: {', '.join(freed)}" if freed else "nothing was lent to it"
+        if kept:
+            told += f", but not {', '.join(f'{path} (pod {pod})' for path, pod in kept.items())}"
         return ToolResult(f"pod {args.name} is stopped; {told}")
 
 

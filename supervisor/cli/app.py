@@ -48,6 +48,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restart": ("lifecycle", "Restart pods; their sessions continue."),
     "restore": ("lifecycle", "Start a stopped pod again."),
     "delete": ("lifecycle", "Forget stopped pods; their sessions stay."),
+    "peer": ("family", "Make two pods see each other."),
+    "reclaim": ("family", "Remove the claims of pods that are proven dead."),
     "doctor": ("doctor", "Find what is wrong, and how to mend it."),
 }
 

@@ -105,6 +105,7 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
     lines = [
         f"{data['name']}: {data['status']}" + "".join(f"+{flag}" for flag in data["flags"]),
         f"  why        {data['reason']}",
+        *([f"  parent     {data['parent']}"] if data["parent"] else []),
         f"  process    pid {data['pid'] or '-'}, incarnation {data['incarnation']}, "
         f"age {ago(data['age_s'])}, restarts {data['restarts']}",
         f"  doing      {progress.get('what', '-')}",
@@ -116,6 +117,7 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
         f"  session    {data['session_id'] or 'not begun'}",
         f"  writes     {', '.join(data['scope']['write']) or 'nothing'}",
         f"  reads      {', '.join(data['scope']['read']) or 'nothing'}",
+        *(f"  {key:<10} {', '.join(data[key])}" for key in ("children", "peers") if data[key]),
         f"  sandbox    {data['sandbox']['level']}"
         + "".join(f"; {what}" for what in data["sandbox"]["unprotected"]),
     ]

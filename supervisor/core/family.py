@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from protocol.scope import LentRule
 from protocol.status import Relation
 from supervisor.core.allocations import TOP_LEVEL, Lender, Line
 from supervisor.core.descent import lendable
@@ -59,6 +60,16 @@ def descendants_of(members: Mapping[str, Member], name: str) -> list[str]:
         for other in members
         if any(above.name == name for above in line_above(members, other))
     ]
+
+
+def kept_below(members: Mapping[str, Member], name: str) -> tuple[LentRule, ...]:
+    """Return what those below a pod may write, and will go on to when it is gone."""
+    return tuple(
+        LentRule(**dict(rule), pod=other)
+        for other in descendants_of(members, name)
+        if members[other].life.phase not in AT_REST
+        for rule in members[other].writes()
+    )
 
 
 def relation(members: Mapping[str, Member], seer: str, other: str) -> Relation | None:

@@ -16,6 +16,7 @@ from protocol.errors import ErrorCode
 from protocol.events import Operation as OperationEvent
 from protocol.snapshot import OperationRecord
 from protocol.status import OperationState, PodStatus
+from supervisor.core.family import kept_below
 from supervisor.core.life import NO_PROCESS, Phase
 from supervisor.core.member import Member
 
@@ -103,10 +104,7 @@ def look(operation: Operation, members: Mapping[str, Member], touched: Iterable[
     operation.message = ""
     operation.state = OperationState.DONE
     if operation.kind in ("stop", "kill"):
-        freed = {name: members[name].writes() for name in operation.pods if name in members}
-        operation.result["reclaimed"] = {
-            name: [rule.target for rule in rules] for name, rules in freed.items() if rules
-        }
+        operation.result |= _freed(operation, members)
     if operation.failures:
         operation.state = OperationState.FAILED
         operation.error = _error_of(operation, members)
@@ -130,6 +128,18 @@ def _error_of(operation: Operation, members: Mapping[str, Member]) -> ErrorBody:
         },
         next=f"podsup why {name}",
     )
+
+
+def _freed(operation: Operation, members: Mapping[str, Member]) -> dict[str, Any]:
+    """What each of the pods could write, and what of it others go on to write."""
+    there = [members[name] for name in operation.pods if name in members]
+    kept = {
+        one.name: {rule.target: rule.pod for rule in kept_below(members, one.name)} for one in there
+    }
+    return {
+        "reclaimed": {one.name: [r.target for r in one.writes()] for one in there if one.writes()},
+        "kept": {name: rules for name, rules in kept.items() if rules},
+    }
 
 
 def _tail_of(member: Member | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ from protocol.pod_events import (
     TurnEnded,
     line_for_model,
 )
-from supervisor.core.family import line_above, parent_of
+from supervisor.core.family import kept_below, line_above, parent_of
 from supervisor.core.fleet_terms import (
     DeliverNews,
     DeliverReport,
@@ -58,7 +58,12 @@ class Upward:
     def shut_down(self, child: Member, now: float) -> list[Instruction]:
         """Tell that a pod is gone and what it could write is free."""
         life = child.life
-        event = ShutDown(pod_name=child.name, cause=life.reason, scope=child.writes())
+        event = ShutDown(
+            pod_name=child.name,
+            cause=life.reason,
+            scope=child.writes(),
+            kept=kept_below(self._members, child.name),
+        )
         event_id = f"{child.name}/{life.incarnation}/shut_down"
         return self._tell(parent_of(self._members, child.name), event_id, event, now)
 

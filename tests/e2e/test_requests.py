@@ -344,7 +344,7 @@ def test_repeated_shutdown_of_a_pod_is_answered(fleet_home: Home, client: Client
 
 
 def _spawn(client: Client) -> dict[str, Any]:
-    return {"name": "carol"}
+    return {"name": "carol", "task": "look"}
 
 
 @pytest.mark.parametrize(

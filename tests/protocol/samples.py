@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 5
+REVISION = 6
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
@@ -427,7 +427,7 @@ SAMPLES: tuple[Wire, ...] = (
     # -- a child's reports
     pe.TurnEnded(pod_name="bob", result=RunResult.FINISHED, usage=USAGE),
     pe.Errored(pod_name="bob", code="provider_error", message="529"),
-    pe.ShutDown(pod_name="bob", cause="exit 0", scope=(RULE,)),
+    pe.ShutDown(pod_name="bob", cause="exit 0", scope=(RULE,), kept=(LENT,)),
     pe.ScopeSubDelegated(parent_pod="bob", sub_pod="carol", scope=(RULE,)),
     # -- snapshots and their parts
     SCOPES,
