@@ -20,7 +20,6 @@ import secrets
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -31,24 +30,20 @@ from protocol import control as c
 from protocol import events as ev
 from protocol.base import Wire
 from protocol.calls import OPERATOR
-from protocol.error_body import error_from_body
 from protocol.errors import (
-    Conflict,
-    Forbidden,
     Internal,
-    InvalidRequest,
     NoAnswer,
     PodsupError,
-    Unreachable,
 )
 from protocol.methods import Notify, PodEventMethod, Run, ShutdownMethod
 from protocol.segments import Text
-from protocol.status import Lane, OperationState
+from protocol.status import Lane
 from protocol.transport import Unroutable, WouldBlock
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
 from protocol.watch import Deliver, Gap
 from supervisor import broker as b
+from supervisor.answers import Answers
 from supervisor.background import Background, say, wall_ms
 from supervisor.boot import Boot, Up, clean_environment
 from supervisor.core import fleet_terms as f
@@ -68,10 +63,10 @@ from supervisor.core.fleet_record import Told as ToldRecord
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
-from supervisor.mistakes import FleetFileInvalid
 from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
 from supervisor.recovery import remove_runtime
+from supervisor.spawning import Spawner
 from supervisor.starting import Starter
 from supervisor.takeover import Taken, add_pod, take_over
 from supervisor.version import VERSION
@@ -96,12 +91,9 @@ class Daemon:
         self._tick_s = min(TICK_S, boot.supervisor.beat_interval_s)
         self._lag_s = 0.0
         self._wakes: dict[str, asyncio.TimerHandle] = {}
-        self._answers: dict[tuple[str, str], b.ControlAsked] = {}
+        self._in_core: dict[tuple[str, str], b.ControlAsked] = {}
         self._expiry: asyncio.TimerHandle | None = None
-        self._spawning: dict[str, b.ControlAsked] = {}
-        self._grants: dict[str, asyncio.Future[PodsupError | None]] = {}
         self._telling: dict[tuple[str, str], tuple[str, ...]] = {}
-        self._until_over: dict[str, list[b.ControlAsked]] = {}
         self._warned: dict[str, float] = {}
         self._down_asked = asyncio.Event()
         self._done: asyncio.Future[int] = self._loop.create_future()
@@ -132,6 +124,17 @@ class Daemon:
         self._token_path = paths.fleet_runtime(boot.fleet) / "token"
         self._broker.trust_operator(self._token)
         self._transport = ZmqTransport(self._loop)
+        self._answers = Answers(self._fleet, self._broker, self._send)
+        self._spawner = Spawner(
+            fleet=self._fleet,
+            desk=self._desk,
+            background=self._background,
+            answers=self._answers,
+            feed=self._feed,
+            add=partial(add_pod, self._fleet, boot, paths, taken.journal),
+            is_done=lambda request_id: request_id in taken.journal.record.controls,
+            note=self._note_done,
+        )
         self._runner = self._make_runner(taken)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
@@ -165,7 +168,7 @@ class Daemon:
             feed=self._feed,
             out=self._out,
             on_told=self._on_told,
-            on_granted=self._on_granted,
+            on_granted=self._spawner.on_granted,
             ask=self._ask,
             before_exit=lambda: self._router.drain(),
         )
@@ -271,12 +274,6 @@ class Daemon:
         else:
             self._runner.lending.on_answered(pod, request_id, error)
 
-    def _on_granted(self, pod: str, refusal: PodsupError | None) -> None:
-        """A start has its scope, or was refused it."""
-        waiting = self._grants.pop(pod, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(refusal)
-
     def _send(self, send: b.Send) -> None:
         try:
             self._router.send(send.route, send.frames)
@@ -318,25 +315,16 @@ class Daemon:
         try:
             self._take_control(asked)
         except Exception as error:
-            self._refuse(asked, error)
-
-    def _refuse(self, asked: b.ControlAsked, error: Exception) -> None:
-        if not isinstance(error, PodsupError):
-            traceback.print_exception(error)
-            error = Internal(
-                f"{asked.control.method} failed: {type(error).__name__}: {error}",
-                next_step="see the supervisor's log",
-            )
-        self._send(self._broker.refuse(asked.route, asked.request_id, error))
+            self._answers.refuse(asked, error)
 
     def _take_control(self, asked: b.ControlAsked) -> None:
         match asked.control:
             case c.ListFleet():
-                self._reply(asked, self._ps())
+                self._answers.reply(asked, self._ps())
             case c.Ping():
-                self._reply(asked, self._pong())
+                self._answers.reply(asked, self._pong())
             case c.EventsEndpoint():
-                self._reply(
+                self._answers.reply(
                     asked, c.EndpointInfo(endpoint=self._events.endpoint, epoch=self._fleet.epoch)
                 )
             case c.Locks():
@@ -348,9 +336,10 @@ class Daemon:
                 self._down_asked.set()
                 self._to_fleet(asked)
             case c.Spawn() as spawn:
-                self._background.spawn(self._spawn_pod(asked, spawn))
+                self._background.spawn(self._spawner.spawn(asked, spawn))
             case c.Restore(pod=pod):
-                self._background.spawn(self._restore_pod(asked, pod))
+                go_on = partial(self._to_fleet, asked)
+                self._background.spawn(self._spawner.restore(asked, pod, go_on))
             case c.Reclaim(pod=pod):
                 members = self._fleet.members
                 pods = None if pod is None else {self._fleet.member(pod).name}
@@ -361,17 +350,14 @@ class Daemon:
                 self._to_fleet(asked)
 
     def _to_fleet(self, asked: b.ControlAsked) -> None:
-        self._answers[(asked.sender.name, asked.request_id)] = asked
+        self._in_core[(asked.sender.name, asked.request_id)] = asked
         self._feed(f.Asked(asked.request_id, asked.sender.name, asked.control))
-
-    def _reply(self, asked: b.ControlAsked, body: Wire) -> None:
-        self._send(self._broker.reply(asked.route, asked.request_id, body))
 
     async def _answer_later(self, asked: b.ControlAsked, work: Callable[[], Wire]) -> None:
         try:
-            self._reply(asked, await self._background.on_disk(work))
+            self._answers.reply(asked, await self._background.on_disk(work))
         except Exception as error:
-            self._refuse(asked, error)
+            self._answers.refuse(asked, error)
 
     def _ps(self) -> c.Ps:
         now = time.monotonic()
@@ -393,91 +379,6 @@ class Daemon:
             epoch=self._fleet.epoch,
         )
 
-    async def _spawn_pod(self, asked: b.ControlAsked, spawn: c.Spawn) -> None:
-        """Start one more pod; answered when it has its scope, a pod when it has its task."""
-        request_id, started = asked.request_id, c.Started(operation=asked.request_id)
-        is_repeated = request_id in self._spawning
-        self._spawning[request_id] = asked  # who asks again may have another connection
-        if is_repeated:
-            return
-        known = self._taken.journal.record.controls
-        try:
-            if request_id in self._fleet.operations or request_id in known:
-                self._answer_started(asked, started)
-                return
-            name = await self._add_spawned(asked, spawn)
-            grant = self._grants[name] = self._loop.create_future()
-            self._feed(f.Spawned(request_id, name, spawn.stop_jobs))
-            refusal = await grant
-            if refusal is not None:
-                self._feed(f.Withdrawn(name))
-                raise refusal
-            await self._background.on_disk(self._note_done, request_id, spawn.method, started)
-            self._answer_started(self._spawning[request_id], started)
-        except FleetFileInvalid as error:
-            wrong = InvalidRequest(str(error), next_step="podsup spawn --help")
-            self._refuse(self._spawning[request_id], wrong)
-        except Exception as error:
-            self._refuse(self._spawning[request_id], error)
-        finally:
-            del self._spawning[request_id]
-
-    async def _add_spawned(self, asked: b.ControlAsked, spawn: c.Spawn) -> str:
-        """Add the pod that a spawn asks for; raises what is wrong with it."""
-        fleet, sender = self._fleet, asked.sender
-        parent = spawn.parent or (None if sender.is_operator else sender.name)
-        giver = None if parent is None else fleet.member(parent)
-        if giver is not None and not giver.is_ready:
-            raise Unreachable(
-                f"pod {parent} is {giver.life.status} and cannot lend anything now",
-                next_step=f"podsup why {parent}",
-                pod=parent,
-            )
-        if not sender.is_operator and not fleet.member(sender.name).manifest.feature.pods:
-            raise Forbidden(f"pod {sender.name} has not the feature pods")
-        pod = await self._background.on_disk(
-            partial(
-                self._desk.resolve_spawn,
-                spawn,
-                parent=giver.manifest if giver else None,
-                by_pod=not sender.is_operator,
-            )
-        )
-        name = pod.manifest.name
-        fleet.require_free(name)
-        if fleet.is_ending:
-            raise Conflict("the fleet is on its way down")
-        if fleet.is_replaceable(name):
-            self._feed(f.Withdrawn(name))
-        add_pod(fleet, self._boot, self._paths, self._taken.journal, pod)
-        return name
-
-    async def _restore_pod(self, asked: b.ControlAsked, pod: str) -> None:
-        try:
-            if self._fleet.member(pod).life.phase in AT_REST:
-                await self._background.on_disk(self._desk.require_restorable, pod)
-            self._to_fleet(asked)
-        except Exception as error:
-            self._refuse(asked, error)
-
-    def _answer_started(self, asked: b.ControlAsked, started: c.Started) -> None:
-        """Say that long work has begun; a pod, which hears no events, is told when it is over."""
-        operation = self._fleet.operations.get(started.operation)
-        if asked.sender.is_operator or operation is None:
-            self._reply(asked, started)
-        elif operation.state is OperationState.RUNNING:
-            self._until_over.setdefault(operation.id, []).append(asked)
-        else:
-            self._answer_over(asked, operation.event())
-
-    def _answer_over(self, asked: b.ControlAsked, over: ev.Operation) -> None:
-        if over.error is not None:
-            self._send(
-                self._broker.refuse(asked.route, asked.request_id, error_from_body(over.error))
-            )
-        else:
-            self._reply(asked, c.Started(operation=over.id, result=over.result))
-
     # -- instructions
 
     def _do(self, instructions: list[f.Instruction]) -> None:
@@ -488,9 +389,8 @@ class Daemon:
                 case f.Publish(pod, incarnation, event):
                     self._events.publish(pod, incarnation, event)
                     _note(pod, event)
-                    if isinstance(event, ev.Operation) and event.state != OperationState.RUNNING:
-                        for asked in self._until_over.pop(event.id, ()):
-                            self._answer_over(asked, event)
+                    if isinstance(event, ev.Operation):
+                        self._answers.operation_changed(event)
                 case f.DeliverTask(pod, task):
                     run = Run(input=(Text(content=task),))
                     self._ask(pod, TASK_REQUEST, run, TASK_DEADLINE_S)
@@ -556,7 +456,7 @@ class Daemon:
 
     async def _answer_control(self, reply: f.Reply) -> None:
         """A changing control's answer is written down before it is given."""
-        asked = self._answers.pop((reply.sender, reply.request_id), None)
+        asked = self._in_core.pop((reply.sender, reply.request_id), None)
         if isinstance(reply.body, c.Started) and reply.ok:
             done = (reply.request_id, reply.method, reply.body)
             await self._background.on_disk(self._note_done, *done)
@@ -565,10 +465,9 @@ class Daemon:
         if asked is None:
             return
         if isinstance(reply.body, c.Started) and reply.ok:
-            self._answer_started(asked, reply.body)
+            self._answers.started(asked, reply.body)
         else:
-            body, ok = reply.body, reply.ok
-            self._send(self._broker.reply(asked.route, asked.request_id, body, ok=ok))
+            self._answers.reply(asked, reply.body, ok=reply.ok)
 
     async def _end(self, code: int, cause: str) -> None:
         """Everything is gone: write it down, remove the sockets, leave."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol import control as c
-from protocol.errors import Internal, InvalidRequest, SegmentConflict, UnknownPod
+from protocol.errors import Forbidden, Internal, InvalidRequest, SegmentConflict, UnknownPod
 from protocol.manifest import PodManifest, unavailable
 from supervisor.boot import Boot
 from supervisor.logs import log_files, tail
@@ -19,6 +19,20 @@ from supervisor.takeover import KnownPod
 LOG_BYTES = 1024 * 1024
 BEGINNING = 8 * 1024 * 1024
 """More than the first record of a session can have."""
+
+
+_PODS_MAY_SAY: dict[str, frozenset[str] | None] = {
+    "name": None,
+    "task": None,
+    "scope": None,
+    "delegation_scope": None,
+    "profile": None,
+    "cwd": None,
+    "budget": None,
+    "engine": frozenset({"instruction"}),
+    "model": frozenset({"model_id"}),
+}
+"""The keys that a pod's spawn may have; where a set stands, the keys of that table."""
 
 
 class Desk:
@@ -71,7 +85,7 @@ class Desk:
         """
         from supervisor.fleet_file import resolve_child, resolve_pod  # only a spawn pays for it
 
-        table = self._with_offered_profile(spawn.table) if by_pod else spawn.table
+        table = self._as_pods_may(spawn.table) if by_pod else spawn.table
         if parent is not None:
             manifest = resolve_child(table, parent, supervisor=self._boot.supervisor)
         else:
@@ -90,7 +104,18 @@ class Desk:
             refuse_foreign(stored, fleet=self._boot.fleet, workspace=self._boot.workspace)
         return KnownPod(manifest, stored, parent=parent.name if parent else None)
 
-    def _with_offered_profile(self, table: dict[str, Any]) -> dict[str, Any]:
+    def _as_pods_may(self, table: dict[str, Any]) -> dict[str, Any]:
+        """Return the table of a pod's spawn: with what a pod may say, and an offered profile.
+
+        What else a child is comes from its parent, or from an operator's profile: a pod that could
+        say where its child's model is, or which key it uses, could send the key there.
+        """
+        for key, value in table.items():
+            inside = _PODS_MAY_SAY.get(key)
+            more = set(value) - inside if inside and isinstance(value, dict) else set()
+            if key not in _PODS_MAY_SAY or more:
+                told = ", ".join(f"{key}.{one}" for one in sorted(more)) or key
+                raise Forbidden(f"a pod may not say {told} of its child; a profile may")
         if (name := table.get("profile")) is None:
             return table
         beside = Path(self._boot.file).parent / "profiles"

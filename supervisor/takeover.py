@@ -100,6 +100,7 @@ def add_pod(fleet: Fleet, boot: Boot, paths: Paths, journal: Journal, pod: Known
         parent=pod.parent,
         peers=stored.peers if stored else (),
         tombstones=stored.reclaimed if stored else (),
+        was_up=pod.up and stored is not None and pod.parent is not None,
     )
 
 

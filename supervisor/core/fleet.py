@@ -10,10 +10,8 @@ says what must be true after every stimulus; the tests ask after each one.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from protocol import control as c
 from protocol import events as ev
@@ -23,26 +21,19 @@ from protocol.calls import Answered
 from protocol.entries import Usage
 from protocol.errors import (
     Conflict,
-    DuplicatePod,
     InvalidRequest,
-    NotVisible,
     PodsupError,
-    UnknownPod,
 )
 from protocol.manifest import PodManifest
-from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence, Sandbox
-from protocol.status import OperationState, PodStatus, Relation
+from protocol.status import OperationState, PodStatus
 from supervisor.core import health as h
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
 from supervisor.core.family import (
     AT_REST,
-    children_of,
-    is_parent,
     parent_of,
-    relation,
-    shown_parent,
 )
+from supervisor.core.fleet_reads import FleetReads
 from supervisor.core.fleet_terms import (
     Asked,
     Beat,
@@ -81,20 +72,13 @@ from supervisor.core.upward import Upward
 TOMBSTONES = 100
 EXIT_ESSENTIAL = 9
 EXIT_NOTHING = 1
-UNCAGED = Sandbox(
-    level="none",
-    unprotected=("shell commands are not caged: they can read and write whatever this user can",),
-)
 
 
-class Fleet:
+class Fleet(FleetReads):
     """All pods of one supervisor. `epoch` is the supervisor's number in its fleet."""
 
     def __init__(self, name: str, epoch: int = 1) -> None:
-        self.name = name
-        self.epoch = epoch
-        self.members: dict[str, Member] = {}
-        self.operations: OrderedDict[str, Operation] = OrderedDict()
+        super().__init__(name, epoch)
         self._running: dict[str, Operation] = {}
         self._touched: set[str] = set()
         self._answered: Answered[tuple[bool, Wire]] = Answered()
@@ -103,6 +87,11 @@ class Fleet:
         self._ended = False
         self._now = 0.0
         self._wall = 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the fleet is on its way down."""
+        return self._ending is not None
 
     # -- what the daemon puts in
 
@@ -117,8 +106,12 @@ class Fleet:
         parent: str | None = None,
         peers: tuple[str, ...] = (),
         tombstones: tuple[Tombstone, ...] = (),
+        was_up: bool = False,
     ) -> Member:
-        """Add a pod that is not started; `incarnation` is that of its latest process, ever."""
+        """Add a pod that is not started; `incarnation` is that of its latest process, ever.
+
+        `was_up`: an earlier supervisor had it up, and its parent takes it to be.
+        """
         member = Member(
             manifest,
             policy,
@@ -128,6 +121,7 @@ class Fleet:
             parent=parent,
             peers=peers,
             tombstones=tombstones,
+            is_owed=was_up,
         )
         self.members[manifest.name] = member
         return member
@@ -271,6 +265,8 @@ class Fleet:
             else:
                 lent = ev.ScopeDelegated(child=member.name, rules=rules)
                 out.append(Publish(lender, self.members[lender].life.incarnation, lent))
+        member.is_owed = True
+        out += self.upward.is_back(member)
         if member.newborn:
             member.newborn = member.stop_jobs = False
             if member.parent is not None:
@@ -292,7 +288,8 @@ class Fleet:
         if member.writes():
             gone = ev.ScopeReclaimed(cause=member.life.cause)
             out.append(Publish(name, member.life.incarnation, gone))
-        if member.life.phase in AT_REST and not member.newborn:
+        if member.life.phase in AT_REST and member.is_owed and self._ending is None:
+            member.is_owed = False
             out += self.upward.shut_down(member, self._now)
         return out
 
@@ -418,11 +415,11 @@ class Fleet:
     def _answer(self, asked: Asked) -> tuple[Wire, list[Instruction]]:
         match asked.control:
             case c.StatusOf(pod=pod):
-                return self._detail(pod), []
+                return self.detail(pod, self._now), []
             case c.SeenPods():
-                return m.PodRows(pods=tuple(self._seen(asked.sender))), []
+                return m.PodRows(pods=tuple(self.seen(asked.sender))), []
             case c.SeenPod(name=pod):
-                return self._inspected(asked.sender, pod), []
+                return self.inspected(asked.sender, pod), []
             case c.ReportUp(event_id=event_id, event=event):
                 out = self.upward.report(asked.sender, event_id, event, self._now)
                 return Accepted(), out
@@ -574,128 +571,6 @@ class Fleet:
         ):
             return self._end(EXIT_NOTHING, "none of its pods could start")
         return []
-
-    # -- reads
-
-    def member(self, name: str) -> Member:
-        """Return a pod; raises UnknownPod with the names there are."""
-        if name not in self.members:
-            known = sorted(self.members)
-            raise UnknownPod(
-                f"no pod is named {name!r}; there are: {', '.join(known) or 'none'}",
-                next_step="podsup ps",
-                pod=name,
-                known=known,
-            )
-        return self.members[name]
-
-    def _detail(self, name: str) -> c.StatusRow:
-        return self.member(name).detail(
-            self._now,
-            UNCAGED,
-            parent=shown_parent(self.members, name),
-            children=children_of(self.members, name),
-        )
-
-    def relation(self, seer: str, other: str) -> Relation | None:
-        """Return what a pod is to another, None where it does not see it."""
-        return relation(self.members, seer, other)
-
-    def is_parent(self, other: str, child: str) -> bool:
-        """Say whether a pod may write to the other as to its parent."""
-        return is_parent(self.members, other, child)
-
-    def _seen(self, seer: str) -> Iterable[m.PodRow]:
-        for name in self.members:
-            if self.relation(seer, name) is not None:
-                yield self._seen_row(seer, name)
-        for tombstone in self.members[seer].tombstones if seer in self.members else ():
-            yield m.PodRow(
-                name=tombstone.name,
-                relation=Relation.CHILD,
-                status=PodStatus.STOPPED,
-                reachable=False,
-                restorable=False,
-                reason=f"deleted; {tombstone.cause}",
-                parent=seer,
-            )
-
-    def _seen_row(self, seer: str, name: str) -> m.PodRow:
-        known = self.relation(seer, name)
-        assert known is not None
-        parent = shown_parent(self.members, name)
-        children = children_of(self.members, name)
-        return self.members[name].seen(known, parent=parent, children=children)
-
-    def _inspected(self, seer: str, name: str) -> m.Inspected:
-        self.require_seen(seer, name)
-        row = self._seen_row(seer, name)
-        return m.Inspected(pod=self.members[name].seen_closely(row))
-
-    def require_seen(self, seer: str, name: str) -> None:
-        """Raise UnknownPod, with what a pod sees, or NotVisible."""
-        if name not in self.members:
-            seen = sorted(one for one in self.members if self.relation(seer, one))
-            raise UnknownPod(
-                f"no pod is named {name!r}; you see: {', '.join(seen)}", pod=name, known=seen
-            )
-        if self.relation(seer, name) is None:
-            raise NotVisible(f"pod {name} is neither below you nor your peer", pod=name)
-
-    def is_replaceable(self, name: str) -> bool:
-        """Whether a pod was spawned, never came up, and is gone: its name is free."""
-        member = self.members.get(name)
-        return member is not None and member.newborn and member.life.phase in AT_REST
-
-    def require_free(self, name: str) -> None:
-        """Raise DuplicatePod when the fleet has a pod of this name."""
-        if name in self.members and not self.is_replaceable(name):
-            raise DuplicatePod(
-                f"the fleet has a pod named {name!r}: {self.members[name].life.status}",
-                next_step=f"podsup delete {name}, or use another name",
-                holder=name,
-            )
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the fleet is on its way down."""
-        return self._ending is not None
-
-    def rows(self, now: float) -> tuple[c.PsRow, ...]:
-        """The rows of `ps`, in the order the pods were added."""
-        members = self.members
-        return tuple(
-            one.row(now, parent=shown_parent(members, name)) for name, one in members.items()
-        )
-
-    def story(self, name: str) -> c.Story:
-        """How a pod came to its state."""
-        member = self.member(name)
-        tail = member.life.last_exit.message if member.life.last_exit else ""
-        return c.Story(
-            pod=name, status=member.life.status, lines=tuple(member.story), stderr_tail=tail
-        )
-
-    def snapshot(self, seqs: dict[Any, int]) -> FleetSnapshot:
-        """The fleet at this moment, for a subscriber."""
-        return FleetSnapshot(
-            fleet=self.name,
-            epoch=self.epoch,
-            pods=tuple(
-                PodPresence(
-                    name=m.name,
-                    status=m.life.status,
-                    incarnation=m.life.incarnation,
-                    endpoint=m.life.endpoint or None if m.is_ready else None,
-                )
-                for m in self.members.values()
-            ),
-            operations=tuple(self._records()),
-            seqs=seqs,
-        )
-
-    def _records(self) -> list[OperationRecord]:
-        return [operation.record() for operation in self.operations.values()]
 
     def validate(self) -> None:
         """Raise AssertionError where something is true that must not be."""

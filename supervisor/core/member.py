@@ -38,6 +38,7 @@ class Member:
 
     - `parent`: the recorded one; `core.family` says which one counts
     - `newborn`: it was spawned and has never been ready; `releasing`: its claim is being given back
+    - `is_owed`: it was up, and nobody was told yet that it is not any more
     - `heard`: the newest state-lane number whose status was taken
     """
 
@@ -50,6 +51,7 @@ class Member:
     newborn: bool = False
     stop_jobs: bool = False
     releasing: bool = False
+    is_owed: bool = False
     life: Life = field(default_factory=Life)
     health: Health = field(default_factory=Health)
     own_flags: tuple[Flag, ...] = ()

@@ -67,6 +67,16 @@ class Upward:
         event_id = f"{child.name}/{life.incarnation}/shut_down"
         return self._tell(parent_of(self._members, child.name), event_id, event, now)
 
+    def is_back(self, child: Member) -> list[Instruction]:
+        """Forget that a pod was gone, where nobody was told so yet."""
+        return [
+            out
+            for parent in self._reports.parents()
+            for report in self._reports.due(parent, before=float("inf"))
+            if isinstance(report.event, ShutDown) and report.event.pod_name == child.name
+            for out in self.answered(ReportAnswered(parent, (report.event_id,)))
+        ]
+
     def sub_delegated(self, child: Member, now: float) -> list[Instruction]:
         """Tell each above the spawner of a newcomer."""
         spawner, *above = line_above(self._members, child.name)
