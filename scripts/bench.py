@@ -455,11 +455,15 @@ def _time_of(command: Sequence[str]) -> float:
 
 
 def scope() -> list[Measure]:
-    """Granting and releasing among 500 claims: alone, and eight supervisors at once."""
-    folder = Path(os.environ["BENCH_ROOT"], "scope")
+    """Granting and releasing among so many claims: alone, and eight supervisors at once."""
+    return [measure for number in (10, 100, 500) for measure in _scope_among(number)]
+
+
+def _scope_among(number: int) -> list[Measure]:
+    folder = Path(os.environ["BENCH_ROOT"], f"scope-{number}")
     table = ScopeTable(folder, "/holders", "bench")
-    held = [_take(table, f"p{i}") for i in range(500)]
-    table.register_many([_claim(f"p{i}", "/holders") for i in range(500)])
+    held = [_take(table, f"p{i}") for i in range(number)]
+    table.register_many([_claim(f"p{i}", "/holders") for i in range(number)])
     alone = _grants(folder, "alone", 200)
     parts = [_part("scope", str(folder), f"c{i}", "60") for i in range(8)]
     for part in parts:
@@ -472,11 +476,13 @@ def scope() -> list[Measure]:
     contended = [tuple(pair) for part in parts for pair in json.loads(part.communicate()[0])]
     for fd in held:
         os.close(fd)
+    grants, releases = zip(*alone, strict=True)
+    contended_grants, contended_releases = zip(*contended, strict=True)
     return [
-        *spread("scope grant, alone", [grant for grant, _ in alone], 3, None),
-        *spread("scope release, alone", [release for _, release in alone], 3, None),
-        *spread("scope grant, 8 at once", [grant for grant, _ in contended], None, 60),
-        *spread("scope release, 8 at once", [release for _, release in contended], None, 60),
+        *spread(f"scope grant, {number} there, alone", grants, 3, None),
+        *spread(f"scope release, {number} there, alone", releases, 3, None),
+        *spread(f"scope grant, {number} there, 8 at once", contended_grants, None, 60),
+        *spread(f"scope release, {number} there, 8 at once", contended_releases, None, 60),
     ]
 
 
@@ -512,6 +518,35 @@ def _claim(pod: str, home: str) -> Claim:
     return Claim(pod, 1, "token", Scope(allow=(rule,)))
 
 
+def child() -> list[Measure]:
+    """A child of a running pod: from the asking until it has its task; and until it is gone."""
+    parent = (
+        'name = "boss"\nscope = { allow = [{ target = "out", permission = "write" }] }\n'
+        'delegation_scope = { allow = [{ target = "out", permission = "write" }] }\n'
+    )
+    with fleet(f"[[pod]]\n{parent}"):
+        spawned, stopped = asyncio.run(_children_of_one(40))
+    return [
+        *spread("child spawned, until it has its task", spawned, None, None),
+        *spread("child stopped, until its scope is back", stopped, None, None),
+    ]
+
+
+async def _children_of_one(number: int) -> tuple[list[float], list[float]]:
+    spawned, stopped = [], []
+    async with AsyncClient.connect() as client:
+        for i in range(number):
+            rule = {"target": f"out/{i}", "permission": "write"}
+            table = {"name": f"kid{i}", "task": "hello", "scope": {"allow": [rule]}}
+            began = time.perf_counter()
+            await client.operate(c.Spawn(table=table, parent="boss"))
+            spawned.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            await client.operate(c.Stop(pods=(f"kid{i}",)))
+            stopped.append(time.perf_counter() - began)
+    return spawned, stopped
+
+
 BENCHMARKS: dict[str, tuple[Callable[[], list[Measure]], float]] = {
     "start": (start, 90),
     "round_trip": (round_trip, 45),
@@ -519,7 +554,8 @@ BENCHMARKS: dict[str, tuple[Callable[[], list[Measure]], float]] = {
     "memory": (memory, 30),
     "crash": (crash, 45),
     "ps": (ps, 30),
-    "scope": (scope, 45),
+    "scope": (scope, 90),
+    "child": (child, 60),
 }
 """Each benchmark, and how many seconds it may take."""
 
