@@ -131,7 +131,8 @@ class Lender:
 class Line:
     """Where a pod stands in its family, as its records say.
 
-    `above`: its parent, the parent's parent, and so on; `below`: the children that are its own.
+    `above`: its parent, the parent's parent, and so on; `below`: those that are its own once it is
+    there, which are its children, and theirs where nobody is between.
     """
 
     above: tuple[Lender, ...] = ()
@@ -219,7 +220,7 @@ def register(
     Refused with InvalidScope, DuplicatePod, SegmentConflict, or WriteConflict, which lists every
     overlapping holder.
     """
-    own = _own_children(table, wanted, line, parent=None)
+    own = _own_children(table, wanted, line)
     family = _with_descendants(table, own)
     admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
     return _with_children(admitted, wanted, own)
@@ -242,7 +243,7 @@ def reserve(
         return UnknownPod(f"no live pod to lend {wanted.pod!r} its scope: {named or 'none'}")
     if bad := _not_canonical(wanted) or _not_lendable(wanted, lender):
         return bad
-    own = _own_children(table, wanted, line, parent=parent.pod)
+    own = _own_children(table, wanted, line)
     above = {parent.key, *(row.key for row in table.ancestors(parent))}
     family = above | _with_descendants(table, own)
     admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
@@ -445,16 +446,13 @@ def _targets(scope: Scope) -> str:
     return ", ".join(rules) or "empty"
 
 
-def _own_children(
-    table: Table, wanted: Allocation, line: Line, *, parent: str | None
-) -> list[Allocation]:
-    """Return the rows that come back to a pod: its children, passed on when its row went."""
+def _own_children(table: Table, wanted: Allocation, line: Line) -> list[Allocation]:
+    """Return the rows that come back to a pod: passed on, to somebody above, when its row went."""
+    passed_on_to = {None, wanted.pod, *(lender.pod for lender in line.above)}
     return [
         row
         for row in table.rows.values()
-        if row.home == wanted.home
-        and row.pod in line.below
-        and row.delegated_from in (parent, wanted.pod)
+        if row.home == wanted.home and row.pod in line.below and row.delegated_from in passed_on_to
     ]
 
 

@@ -90,8 +90,22 @@ def is_parent(members: Mapping[str, Member], other: str, child: str) -> bool:
     return child in members and other in (members[child].parent, parent_of(members, child))
 
 
+def _is_next_below(members: Mapping[str, Member], other: str, name: str) -> bool:
+    """Say whether a pod is the other's parent as soon as it is up."""
+    up = (one.name for one in line_above(members, other) if _counts(one, name))
+    return next(up, None) == name
+
+
+def _counts(one: Member, name: str) -> bool:
+    return one.name == name or one.life.phase not in AT_REST
+
+
 def line(members: Mapping[str, Member], name: str) -> Line:
     """Return where a pod stands, for the scope table."""
     above = tuple(Lender(one.name, lendable(one.manifest)) for one in line_above(members, name))
-    below = frozenset(other.name for other in members.values() if other.parent == name)
+    below = frozenset(
+        other
+        for other, one in members.items()
+        if one.parent is not None and _is_next_below(members, other, name)
+    )
     return Line(above, below) if above or below else TOP_LEVEL

@@ -24,7 +24,7 @@ from protocol.errors import (
     InvalidRequest,
     PodsupError,
 )
-from protocol.manifest import PodManifest
+from protocol.manifest import OnParentExit, PodManifest
 from protocol.status import OperationState, PodStatus
 from supervisor.core import health as h
 from supervisor.core import instructions as li
@@ -291,7 +291,20 @@ class Fleet(FleetReads):
         if member.life.phase in AT_REST and member.is_owed and self._ending is None:
             member.is_owed = False
             out += self.upward.shut_down(member, self._now)
+        if member.life.phase in AT_REST:
+            out += self._stop_dependents(name)
         return out
+
+    def _stop_dependents(self, parent: str) -> list[Instruction]:
+        """Stop the children that are not to outlive their parent; the others are its parent's."""
+        return [
+            out
+            for child in list(self.members.values())
+            if child.parent == parent
+            and child.manifest.on_parent_exit is OnParentExit.STOP
+            and child.life.phase not in AT_REST
+            for out in self._step(child.name, s.Stop(cause=f"its parent {parent} ended"))
+        ]
 
     def _deliver_task(self, member: Member) -> list[Instruction]:
         if not member.is_task_due or member.task_sent:
