@@ -39,13 +39,9 @@ from typing import Any, TypeAlias
 from protocol.base import Wire
 from protocol.errors import (
     Conflict,
-    DuplicatePod,
     InvalidScope,
-    NotSubset,
     PodsupError,
-    SegmentConflict,
     UnknownPod,
-    WriteConflict,
     WrongToken,
 )
 from protocol.scope import (
@@ -55,8 +51,14 @@ from protocol.scope import (
     ScopeRule,
     components,
     contains,
-    covers,
     overlaps,
+)
+from supervisor.core.refusals import (
+    duplicate,
+    not_lendable,
+    pid_of,
+    segment_conflict,
+    write_conflict,
 )
 from supervisor.identity import Identity, Life
 
@@ -241,7 +243,7 @@ def reserve(
     else:
         named = ", ".join(lender.pod for lender in line.above)
         return UnknownPod(f"no live pod to lend {wanted.pod!r} its scope: {named or 'none'}")
-    if bad := _not_canonical(wanted) or _not_lendable(wanted, lender):
+    if bad := _not_canonical(wanted) or not_lendable(wanted, lender):
         return bad
     own = _own_children(table, wanted, line)
     above = {parent.key, *(row.key for row in table.ancestors(parent))}
@@ -303,7 +305,7 @@ def renew(
     if kept is None:
         return register(table, wanted, life, line=line, now_ms=now_ms)
     if life(kept) != "dead":
-        return _duplicate(kept, life, now_ms)
+        return duplicate(kept, life, now_ms)
     carried: dict[str, Any] = {"lend_number": kept.lend_number}
     if wanted.segment_id is None:
         carried |= {"session_id": kept.session_id, "segment_id": kept.segment_id}
@@ -311,7 +313,7 @@ def renew(
     beyond = [new for new in wanted.writes if not any(contains(old, new) for old in kept.writes)]
     family = {kept.key, *(row.key for row in table.descendants(kept))}
     for lender in line.above:
-        if lender.pod == kept.delegated_from and (bad := _not_lendable(wanted, lender)):
+        if lender.pod == kept.delegated_from and (bad := not_lendable(wanted, lender)):
             return bad
     admitted = _admit(table, wanted, beyond, life, beside=family, now_ms=now_ms)
     if isinstance(admitted, PodsupError) or wanted.writes == kept.writes:
@@ -363,7 +365,7 @@ def release(table: Table, key: Key, token: str, life: LifeOf) -> Table | PodsupE
             f"the holder of {row.pod!r} is not proven dead ({known})",
             next_step=f"end it first: podsup kill {row.pod}",
             pod=row.pod,
-            pid=_pid(row),
+            pid=pid_of(row),
             life=known,
         )
     return table.without(row)
@@ -386,13 +388,13 @@ def _admit(
     table, standing = _settle(table, rivals, life)
     for row in standing:
         if row.key == wanted.key:
-            return _duplicate(row, life, now_ms)
+            return duplicate(row, life, now_ms)
     for row in standing:
         if row.key not in clashes or row.key in _writers(table, wanted.segment_id):
-            return _segment_conflict(row, life, now_ms)
+            return segment_conflict(row, life, now_ms)
     if standing:
         pairs = [(row, *rules) for row in standing for rules in clashes[row.key]]
-        return _write_conflict(wanted, pairs, life, now_ms)
+        return write_conflict(wanted, pairs, life, now_ms)
     if kept := table.rows.get(wanted.key):  # its parent may have been settled just now
         wanted = wanted.model_copy(update={"delegated_from": kept.delegated_from})
     return table.with_row(wanted)
@@ -407,7 +409,7 @@ def _change(
     rivals = _writers(table, changes.get("segment_id")) - {key}
     table, standing = _settle(table, rivals, life)
     if standing:
-        return _segment_conflict(standing[0], life, now_ms)
+        return segment_conflict(standing[0], life, now_ms)
     return table.with_row(table.rows[key].model_copy(update=changes))
 
 
@@ -425,25 +427,6 @@ def _settle(table: Table, keys: Set[Key], life: LifeOf) -> tuple[Table, list[All
 
 def _numbered(lender: Allocation) -> Allocation:
     return lender.model_copy(update={"lend_number": lender.lend_number + 1})
-
-
-def _not_lendable(wanted: Allocation, lender: Lender) -> PodsupError | None:
-    for rule in wanted.writes:
-        if not covers(lender.delegation, rule):
-            return NotSubset(
-                f"{lender.pod!r} may not lend {rule.target} for writing: "
-                f"its delegation scope is {_targets(lender.delegation)}",
-                next_step="ask for less, or widen the delegation_scope in the fleet file",
-                rule=rule.to_wire(),
-                lender=lender.pod,
-            )
-    return None
-
-
-def _targets(scope: Scope) -> str:
-    rules = [f"{rule.permission} {rule.target}" for rule in scope.allow]
-    rules += [f"not {rule.permission} {rule.target}" for rule in scope.deny]
-    return ", ".join(rules) or "empty"
 
 
 def _own_children(table: Table, wanted: Allocation, line: Line) -> list[Allocation]:
@@ -520,70 +503,3 @@ def _not_canonical(wanted: Allocation) -> PodsupError | None:
     except InvalidScope as error:
         return error
     return None
-
-
-# -- refusals, with their evidence ---------------------------------------------------------------
-
-
-def _duplicate(row: Allocation, life: LifeOf, now_ms: int) -> PodsupError:
-    return DuplicatePod(
-        f"there is a pod {row.pod!r} already, {_who(row, life, now_ms)}",
-        next_step=f"use another name, or: podsup stop {row.pod}",
-        holder=_holder(row, life, now_ms),
-    )
-
-
-def _segment_conflict(row: Allocation, life: LifeOf, now_ms: int) -> PodsupError:
-    return SegmentConflict(
-        f"{row.pod!r} writes segment {row.segment_id}, {_who(row, life, now_ms)}",
-        next_step=f"stop it first: podsup stop {row.pod}",
-        holder=_holder(row, life, now_ms),
-    )
-
-
-def _write_conflict(
-    wanted: Allocation,
-    clashes: Iterable[tuple[Allocation, ScopeRule, ScopeRule]],
-    life: LifeOf,
-    now_ms: int,
-) -> PodsupError:
-    lines = (
-        f"{theirs.target} is {row.pod!r}'s to write, {_who(row, life, now_ms)}"
-        for row, _, theirs in clashes
-    )
-    return WriteConflict(
-        f"{wanted.pod!r} may not write there: {'; '.join(lines)}",
-        next_step="see `podsup locks`; stop a holder, or ask for another path",
-        holders=[
-            {
-                **_holder(row, life, now_ms),
-                "rule": ours.to_wire(),
-                "holder_rule": theirs.to_wire(),
-            }
-            for row, ours, theirs in clashes
-        ],
-    )
-
-
-def _holder(row: Allocation, life: LifeOf, now_ms: int) -> dict[str, Any]:
-    return {
-        "pod": row.pod,
-        "home": row.home,
-        "pid": _pid(row),
-        "age_s": _age_s(row, now_ms),
-        "life": life(row),
-    }
-
-
-def _who(row: Allocation, life: LifeOf, now_ms: int) -> str:
-    pid = "not yet greeted" if row.identity is None else f"pid {row.identity.pid}"
-    unsure = ", which cannot be seen from here" if life(row) == "unverifiable" else ""
-    return f"{pid}, for {_age_s(row, now_ms):.0f} s{unsure}"
-
-
-def _pid(row: Allocation) -> int | None:
-    return None if row.identity is None else row.identity.pid
-
-
-def _age_s(row: Allocation, now_ms: int) -> float:
-    return max(0, now_ms - row.since_ms) / 1000
