@@ -84,7 +84,7 @@ def _age_s(row: Allocation, now_ms: int) -> float:
 
 
 def not_lendable(wanted: Allocation, lender: Lender) -> PodsupError | None:
-    """Return the refusal of the first rule that the lender may not lend, None if it may lend all."""
+    """Return the refusal of the first rule that may not be lent, None where all may."""
     for rule in wanted.writes:
         if not covers(lender.delegation, rule):
             return NotSubset(
