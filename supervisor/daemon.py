@@ -118,6 +118,7 @@ class Daemon:
         )
         for pod in taken.pods:
             add_pod(self._fleet, boot, paths, taken.journal, pod)
+        self._fleet.settle_peers()
         self._desk = Desk(boot, paths, taken.table, taken.store)
         self._broker = b.Broker(self._presence, self._fleet)
         self._token = secrets.token_urlsafe(24)

@@ -126,6 +126,13 @@ class Fleet(FleetReads):
         self.members[manifest.name] = member
         return member
 
+    def settle_peers(self) -> None:
+        """Make peers of both sides what a crash has written down of one."""
+        for member in self.members.values():
+            for other in [self.members[name] for name in member.peers if name in self.members]:
+                other.peers = tuple(sorted({*other.peers, member.name}))
+            member.peers = tuple(name for name in member.peers if name in self.members)
+
     def begin_operation(self, request_id: str, kind: str, pods: Iterable[str]) -> Operation:
         """List a piece of long work; raises Conflict while another has this id."""
         if request_id in self._running:
