@@ -156,8 +156,7 @@ class PodRunner:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
         except Exception as error:
             for one in starts:
-                failed = s.ForkFailed(one.incarnation, f"cannot prepare a start: {error}")
-                self._feed(f.PodStimulus(one.manifest.name, failed))
+                self._fail(one.manifest.name, one.incarnation, f"cannot prepare a start: {error}")
             return
         for one, outcome in zip(starts, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
@@ -191,6 +190,13 @@ class PodRunner:
             beyond=beyond,
         )
 
+    def _fail(self, pod: str, incarnation: int, message: str) -> None:
+        """Have the policy judge a start that failed; a pod that never was is not tried again."""
+        if self._fleet.members[pod].newborn:
+            self._refuse(pod, incarnation, Internal(message))
+        else:
+            self._feed(f.PodStimulus(pod, s.ForkFailed(incarnation, message)))
+
     def _refuse(self, pod: str, incarnation: int, error: PodsupError) -> None:
         self._on_granted(pod, error)
         refused = s.StartRefused(incarnation, error.code, str(error))
@@ -203,8 +209,8 @@ class PodRunner:
         refusal: PodsupError | None
         try:
             refusal = await self.lending.lend(pod, prepared.lenders, stop_jobs=stop_jobs)
-        except (PodsupError, OSError) as error:
-            refusal = Internal(f"the lend could not be read: {error}")
+        except Exception as error:  # whatever it is: the lock must not stay with us
+            refusal = Internal(f"the lend failed: {type(error).__name__}: {error}")
         if refusal is None:
             self._on_granted(pod, None)
             await self._fork(prepared)

@@ -909,6 +909,11 @@ class Families(RuleBasedStateMachine):
             assert not one & other
 
     @invariant()
+    def nobody_loses_its_row_before_it_is_proven_dead(self) -> None:
+        rows = {(found.pod, found.incarnation) for found in self.table.rows.values()}
+        assert rows >= {one for one, life in self.known.items() if life != "dead"}
+
+    @invariant()
     def each_parent_has_a_row_and_stands_above_in_the_records_too(self) -> None:
         for found in self.table.rows.values():
             above = [one.pod for one in self.table.ancestors(found)]
