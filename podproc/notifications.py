@@ -28,7 +28,10 @@ CAPACITY = 128
 
 
 class Arrived(Wire):
-    """One message in the inbox. `from_parent`: the run that consumes it reports upward."""
+    """One message in the inbox. `from_parent`: the run that consumes it reports upward.
+
+    `events` are those it tells of: none of them comes again.
+    """
 
     kind: Literal["arrived"] = "arrived"
     ts: int
@@ -37,6 +40,7 @@ class Arrived(Wire):
     wakes: bool
     request: str = ""
     from_parent: bool = False
+    events: tuple[str, ...] = ()
 
 
 class Delivered(Wire):
@@ -91,7 +95,7 @@ class Inbox:
         match fields.get("kind"):
             case "arrived":
                 message = Arrived.from_wire(fields)
-                self._requests.add(message.request)
+                self._requests.update((message.request, *message.events))
                 self._waiting[message.id] = Waiting(message, 0)
             case "delivered":
                 for message_id in Delivered.from_wire(fields).ids:
@@ -110,7 +114,7 @@ class Inbox:
             return None
         dropped = tuple(self._waiting)[:1] if len(self._waiting) >= CAPACITY else ()
         self._write(message, *(Delivered(ts=message.ts, ids=(oldest,)) for oldest in dropped))
-        self._requests.add(message.request)
+        self._requests.update((message.request, *message.events))
         self._waiting[message.id] = Waiting(message, run)
         for oldest in dropped:
             del self._waiting[oldest]

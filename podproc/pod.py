@@ -330,8 +330,12 @@ class Pod:
             return
 
     def _store(self, request: t.Request, wakes: bool) -> None:
+        arrived = _arrived(request, wakes, knows=self._inbox.knows)
+        if arrived is None:
+            self.feed(t.Stored(request, wakes=False))
+            return
         try:
-            alert = self._inbox.store(_arrived(request, wakes), run=self._record.run_number)
+            alert = self._inbox.store(arrived, run=self._record.run_number)
         except PodsupError as error:
             self._link.refuse(request, error)
             return
@@ -608,11 +612,18 @@ def build_model(birth: Birth) -> Model:
     return ScriptedModel(manifest.model, places)
 
 
-def _arrived(request: t.Request, wakes: bool) -> Arrived:
+def _arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -> Arrived | None:
+    """Return what a request puts into the inbox; None where it tells only what is known."""
+    events: tuple[str, ...] = ()
     match request.method:
-        case m.Notify(message=message, queued=queued):
+        case m.Notify(message=message, queued=queued, news=news):
             is_pods = request.sender not in ("", OPERATOR)
             body = f"Message from pod {request.sender}: {message}" if is_pods else message
+            if news and not (unknown := [one for one in news if not knows(one.event_id)]):
+                return None
+            if news:
+                events = tuple(one.event_id for one in unknown)
+                body = "\n".join([body, *(one.line for one in unknown)])
             item = SystemItem(kind="notification", body=body)
             key = request.id
             from_parent = queued and is_pods
@@ -623,7 +634,13 @@ def _arrived(request: t.Request, wakes: bool) -> Arrived:
         case other:
             raise AssertionError(other.method)
     return Arrived(
-        ts=wall_ms(), id=key, item=item, wakes=wakes, request=key, from_parent=from_parent
+        ts=wall_ms(),
+        id=key,
+        item=item,
+        wakes=wakes,
+        request=key,
+        from_parent=from_parent,
+        events=events,
     )
 
 

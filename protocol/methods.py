@@ -39,6 +39,13 @@ class Run(Method):
     input: tuple[Segment, ...] = Field(min_length=1)
 
 
+class News(Wire):
+    """A line about something that may be known already, by the id of its event."""
+
+    event_id: str
+    line: str
+
+
 class Notify(Method):
     """Leave text for the model as a system item before its next request.
 
@@ -46,6 +53,8 @@ class Notify(Method):
 
     With `auto_run` an idle pod starts a run for it; without, it waits for the next one. `queued`:
     it stands for a run that its parent could not submit, and the run that consumes it reports.
+    `news` are lines that follow the message, less those whose events the pod was told of; with none
+    left there is nothing to notify of.
     """
 
     method: ClassVar[str] = "notify"
@@ -53,6 +62,7 @@ class Notify(Method):
     message: str = Field(min_length=1)
     auto_run: bool = True
     queued: bool = False
+    news: tuple[News, ...] = ()
 
 
 class PodEventMethod(Method):

@@ -109,7 +109,7 @@ def _given_back(event: ShutDown) -> str:
         return ""
     kept = ", ".join(f"{rule.target} (pod {rule.pod})" for rule in event.kept)
     targets = ", ".join(rule.target for rule in event.scope)
-    return f" Yours to write again: {targets}{f', but not {kept}' if kept else ''}"
+    return f" Free again: {targets}{f', but not {kept}' if kept else ''}"
 
 
 def _one_line(text: str) -> str:

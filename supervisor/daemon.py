@@ -404,13 +404,12 @@ class Daemon:
                     told = ToldRecord(parent=parent, event_ids=event_ids)
                     self._on_disk_later(self._taken.journal.note, told)
                 case f.DeliverReport(parent, event_id, report):
-                    self._telling[parent, event_id] = (event_id,)
                     method = PodEventMethod(event_id=event_id, event=report)
-                    self._ask(parent, event_id, method, REPORT_DEADLINE_S)
-                case f.DeliverNews(parent, request_id, text, event_ids):
-                    self._telling[parent, request_id] = event_ids
-                    news = Notify(message=text, auto_run=False)
-                    self._ask(parent, request_id, news, REPORT_DEADLINE_S)
+                    self._background.spawn(self._tell(parent, event_id, method, (event_id,)))
+                case f.DeliverNews(parent, request_id, heading, news):
+                    notice = Notify(message=heading, auto_run=False, news=news)
+                    ids = tuple(one.event_id for one in news)
+                    self._background.spawn(self._tell(parent, request_id, notice, ids))
                 case f.SaveFamily(pod, parent_name, peers, tombstones):
                     family = {"parent": parent_name, "peers": peers, "reclaimed": tombstones}
                     self._on_disk_later(self._change_metadata, pod, family)
@@ -446,6 +445,14 @@ class Daemon:
                 self._wakes[pod] = self._loop.call_at(at, self._wake, pod)
             case _:
                 pass
+
+    async def _tell(
+        self, parent: str, request_id: str, method: Any, event_ids: tuple[str, ...]
+    ) -> None:
+        """Tell a parent of its children, behind what it may write by now."""
+        await self._runner.lending.settle(parent)
+        self._telling[parent, request_id] = event_ids
+        self._ask(parent, request_id, method, REPORT_DEADLINE_S)
 
     def _ask(self, pod: str, request_id: str, method: Any, patience_s: float) -> None:
         deadline = time.monotonic() + patience_s

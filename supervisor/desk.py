@@ -102,7 +102,8 @@ class Desk:
         stored = self._store.load(manifest.name)
         if stored is not None:
             refuse_foreign(stored, fleet=self._boot.fleet, workspace=self._boot.workspace)
-        return KnownPod(manifest, stored, parent=parent.name if parent else None)
+        name = parent.name if parent else None
+        return KnownPod(manifest, stored, parent=name, spawned=True)
 
     def _as_pods_may(self, table: dict[str, Any]) -> dict[str, Any]:
         """Return the table of a pod's spawn: with what a pod may say, and an offered profile.

@@ -13,7 +13,7 @@ is told when it can be: until then it writes less than it may, never more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from protocol.errors import Conflict, PodsupError, Unreachable
 from protocol.methods import ScopeLend
@@ -40,13 +40,16 @@ class Lending:
         self._untold: set[str] = set()
 
     async def lend(
-        self, child: str, lenders: Iterable[str], *, stop_jobs: bool
+        self, child: str, lenders: Iterable[str], *, stop_jobs_of: Set[str | None]
     ) -> PodsupError | None:
-        """Ask all at once whether the child may have what was reserved; return a refusal."""
+        """Ask all at once whether the child may have what was reserved; return a refusal.
+
+        Only commands of `stop_jobs_of` are ended: nobody ends those of a pod above the spawner.
+        """
         names = list(lenders)
         lends = await self._background.on_disk(self._table.lends, names)
         answers = await asyncio.gather(
-            *(self._tell(name, lends[name], stop_jobs=stop_jobs) for name in names)
+            *(self._tell(one, lends[one], stop_jobs=one in stop_jobs_of) for one in names)
         )
         for name, refusal in zip(names, answers, strict=True):
             if refusal is not None:
@@ -72,6 +75,11 @@ class Lending:
         self._untold.discard(pod)
         if await self._tell(pod, lends) is not None:
             self._untold.add(pod)
+
+    async def settle(self, pod: str) -> None:
+        """Tell a pod what it has lent now, where it could not be told before."""
+        if pod in self._untold:
+            await self.give_back([pod])
 
     def retell(self) -> None:
         """Tell those that could not be told and can be now; what is away learns it by its hello."""

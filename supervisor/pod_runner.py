@@ -147,11 +147,13 @@ class PodRunner:
 
     async def _prepare_and_fork(self, wanted: dict[str, int]) -> None:
         starts = []
-        for pod, incarnation in wanted.items():
-            if (beyond := self._beyond(pod)) is None:
-                starts.append(self._wanted(pod, incarnation))
+        members = self._fleet.members
+        for pod in sorted(wanted, key=lambda name: len(list(line_above(members, name)))):
+            # Parents first: who was refused is nobody's lender any more.
+            if (beyond := self._beyond(pod, parent_of(members, pod))) is None:
+                starts.append(self._wanted(pod, wanted[pod]))
             else:
-                self._refuse(pod, incarnation, beyond)
+                self._refuse(pod, wanted[pod], beyond)
         try:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
         except Exception as error:
@@ -161,11 +163,11 @@ class PodRunner:
         for one, outcome in zip(starts, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
                 self._refuse(one.manifest.name, one.incarnation, outcome)
-            elif outcome.lenders:
-                self._background.spawn(self._lend_and_fork(outcome))
-            else:
+            elif outcome.lender is None and not outcome.wanted.newborn:
                 self._on_granted(outcome.name, None)
                 self._background.spawn(self._fork(outcome))
+            else:
+                self._background.spawn(self._lend_and_fork(outcome))
 
     def _wanted(self, pod: str, incarnation: int) -> Wanted:
         member = self._fleet.members[pod]
@@ -175,13 +177,14 @@ class PodRunner:
             parent=member.parent,
             line=line(self._fleet.members, pod),
             newborn=member.newborn and member.parent is not None,
+            spawned=member.spawned,
         )
 
-    def _beyond(self, pod: str) -> PodsupError | None:
+    def _beyond(self, pod: str, lender: str | None) -> PodsupError | None:
         """Judge a child again: what its parent may give may be less than when it was spawned."""
         members = self._fleet.members
-        lender = parent_of(members, pod)
-        beyond = exceeds(members[lender].manifest, members[pod].manifest) if lender else []
+        giver = members.get(lender or "")
+        beyond = exceeds(giver.manifest, members[pod].manifest) if giver is not None else []
         if not beyond:
             return None
         return NotSubset(
@@ -203,12 +206,19 @@ class PodRunner:
         self._feed(f.Refused(pod, refused, error.details))
 
     async def _lend_and_fork(self, prepared: Prepared) -> None:
-        """Have those agree who could write there until now; else nothing was reserved."""
+        """Have those agree who could write there until now; else nothing was reserved.
+
+        Who lends is judged by now, too: it may be another one than was thought.
+        """
         pod = prepared.name
-        stop_jobs = self._fleet.members[pod].stop_jobs
-        refusal: PodsupError | None
+        refusal = self._beyond(pod, prepared.lender)
         try:
-            refusal = await self.lending.lend(pod, prepared.lenders, stop_jobs=stop_jobs)
+            if refusal is None and prepared.lenders:
+                member = self._fleet.members[pod]
+                whose = {member.parent} if member.stop_jobs else set()
+                refusal = await self.lending.lend(pod, prepared.lenders, stop_jobs_of=whose)
+            if refusal is None and prepared.wanted.newborn:
+                await self._background.on_disk(self._starter.note_granted, pod)
         except Exception as error:  # whatever it is: the lock must not stay with us
             refusal = Internal(f"the lend failed: {type(error).__name__}: {error}")
         if refusal is None:

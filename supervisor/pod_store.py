@@ -46,6 +46,7 @@ class PodMetadata(Wire):
     peers: tuple[str, ...] = ()
     tasked: bool = False
     created_ms: int
+    spawned: bool = True
     desired: Wish = "up"
 
 

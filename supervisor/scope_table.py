@@ -43,7 +43,7 @@ from supervisor import life_lock
 from supervisor.core import allocations
 from supervisor.core.allocations import TOP_LEVEL, Adoption, Allocation, Key, Lends, Line, Table
 from supervisor.durable import write_atomically
-from supervisor.identity import Life, is_same_process
+from supervisor.identity import Life, identity_of, is_same_process
 from supervisor.paths import make_private_dir, pod_id
 from supervisor.turns import locked_in_turn
 
@@ -234,7 +234,7 @@ class ScopeTable:
     def _is_abandoned(self, row: Allocation) -> bool:
         pid = row.supervisor.rpartition(":")[2]
         is_other = row.supervisor != self.supervisor
-        return not (is_other and pid.isdigit() and Path(f"/proc/{pid}").exists())
+        return not (is_other and pid.isdigit() and identity_of(int(pid)) is not None)
 
     def lends(self, pods: Iterable[str]) -> dict[str, Lends]:
         """Return what each of these pods has lent at this moment; raises Internal like `list`."""

@@ -35,26 +35,32 @@ WRITERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One start. `parent` is the recorded one; a `newborn` child is not started without it."""
+    """One start. `parent` is the recorded one; a `newborn` child is not started without it.
+
+    `spawned`: it belongs to the fleet without standing in its file.
+    """
 
     manifest: PodManifest
     incarnation: int
     parent: str | None = None
     line: Line = TOP_LEVEL
     newborn: bool = False
+    spawned: bool = False
 
 
 @dataclass(slots=True)
 class Prepared:
     """A pod that may be forked; whoever has it closes both descriptors.
 
-    `lenders` could write until now in what was reserved for it: they must agree before the fork.
+    `lender` is whose child it is; `lenders` could write until now in what was reserved for it: they
+    must agree before the fork.
     """
 
     wanted: Wanted
     birth: Birth
     log_fd: int
     lock_fd: int
+    lender: str | None = None
     lenders: tuple[str, ...] = ()
 
     @property
@@ -128,6 +134,11 @@ class Starter:
         self._add_lends(granted)
         return outcomes
 
+    def note_granted(self, name: str) -> None:
+        """Write down that a newborn child is wanted: what it writes was lent to it. Blocks."""
+        if (known := self._store.load(name)) is not None:
+            self._store.save(known.model_copy(update={"desired": "up"}))
+
     def _add_lends(self, granted: Sequence[tuple[Prepared, Allocation]]) -> None:
         """Tell each what it has lent, and of each child who else must be told before its fork.
 
@@ -137,6 +148,7 @@ class Starter:
         lends = self._table.lends(told) if any(row.lend_number for _, row in granted) else {}
         for one, row in granted:
             if row.delegated_from is not None:
+                one.lender = row.delegated_from
                 lenders = self._table.lenders(one.name)
                 one.lenders = tuple(pod for pod in lenders if pod not in told)
             if (known := lends.get(one.name)) is not None:
@@ -181,9 +193,12 @@ class Starter:
                 incarnation=wanted.incarnation,
                 manifest=manifest.to_wire(),
                 created_ms=now_ms,
+                spawned=wanted.spawned,
+                desired="down" if wanted.newborn else "up",
             )
         else:
-            meta = known.model_copy(update={"manifest": manifest.to_wire(), "desired": "up"})
+            changes = {"manifest": manifest.to_wire(), "spawned": wanted.spawned, "desired": "up"}
+            meta = known.model_copy(update=changes)
         if meta != known:
             self._store.save(meta.model_copy(update={"incarnation": wanted.incarnation}))
         return meta

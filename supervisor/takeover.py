@@ -20,6 +20,7 @@ from supervisor import life_lock
 from supervisor.background import say
 from supervisor.boot import Boot
 from supervisor.core.fleet import Fleet
+from supervisor.core.fleet_record import FleetRecord, PodRecord
 from supervisor.core.health import HealthLimits
 from supervisor.core.life import LifePolicy
 from supervisor.journal import Journal, refuse_foreign
@@ -35,12 +36,17 @@ GRACE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class KnownPod:
-    """One pod to add: its manifest, and what is stored of it; `up` says whether it starts."""
+    """One pod to add: its manifest, and what is stored of it; `up` says whether it starts.
+
+    `spawned`: it does not stand in the fleet file; `was_up`: an earlier supervisor had it up.
+    """
 
     manifest: PodManifest
     stored: PodMetadata | None
     up: bool = True
     parent: str | None = None
+    spawned: bool = False
+    was_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ def take_over(boot: Boot, paths: Paths) -> Taken:
     if not boot.fresh:
         refuse_foreign(journal.record, boot.workspace)
     store = PodStore(paths.data)
-    pods = tuple(_known_pods(boot, store))
+    pods = tuple(_known_pods(boot, store, journal.record))
     table = ScopeTable(paths.scope_dir, str(paths.home), f"{boot.fleet}:{os.getpid()}")
     make_private_dir(paths.runtime)
     make_private_dir(paths.fleet_runtime(boot.fleet))
@@ -100,7 +106,9 @@ def add_pod(fleet: Fleet, boot: Boot, paths: Paths, journal: Journal, pod: Known
         parent=pod.parent,
         peers=stored.peers if stored else (),
         tombstones=stored.reclaimed if stored else (),
-        was_up=pod.up and stored is not None and pod.parent is not None,
+        spawned=pod.spawned,
+        was_up=pod.was_up,
+        session=_begun_session(paths, stored),
     )
 
 
@@ -122,7 +130,7 @@ def _take_instance_lock(boot: Boot, paths: Paths) -> int:
     return fd
 
 
-def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
+def _known_pods(boot: Boot, store: PodStore, record: FleetRecord) -> list[KnownPod]:
     """The file's pods, and those that were spawned into this fleet.
 
     Raises Conflict for a stranger's.
@@ -135,12 +143,30 @@ def _known_pods(boot: Boot, store: PodStore) -> list[KnownPod]:
             refuse_foreign_pod(stored, fleet=boot.fleet, workspace=boot.workspace)
         pods.append(KnownPod(manifest, stored))
     for name in () if boot.fresh else store.names():
-        if name in named or (stored := store.load(name)) is None:
+        if name in named or (stored := store.load(name)) is None or not stored.spawned:
+            continue  # who was taken out of the file is in the fleet no more; the record stays
+        if (stored.fleet, stored.workspace) != (boot.fleet, boot.workspace):
             continue
-        if (stored.fleet, stored.workspace) == (boot.fleet, boot.workspace):
-            manifest = PodManifest.from_wire(stored.manifest)
-            pods.append(KnownPod(manifest, stored, stored.desired == "up", stored.parent))
+        if _was_never_born(stored, record.pods.get(name)):
+            store.file_away(name)
+            continue
+        up = stored.desired == "up"
+        manifest = PodManifest.from_wire(stored.manifest)
+        pods.append(KnownPod(manifest, stored, up, stored.parent, spawned=True, was_up=up))
     return pods
+
+
+def _was_never_born(stored: PodMetadata, recorded: PodRecord | None) -> bool:
+    """Whether a child's spawn was cut before anybody had lent it anything."""
+    if stored.parent is None or stored.desired == "up" or recorded is None:
+        return False
+    return recorded.identity is None and recorded.last_exit is None
+
+
+def _begun_session(paths: Paths, stored: PodMetadata | None) -> tuple[str, str] | None:
+    if stored is None or not (paths.data / "sessions" / stored.session_id).exists():
+        return None
+    return stored.session_id, stored.segment_id
 
 
 def _file_away(boot: Boot, store: PodStore, table: ScopeTable) -> None:

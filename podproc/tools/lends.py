@@ -100,7 +100,7 @@ class Lends:
             raise Conflict(
                 f"commands of it run that could write there: {_listed(jobs)}",
                 next_step="wait for them, or end them: --stop-jobs, or stop_jobs=true",
-                jobs=[{"pid": j.pid, "command": j.command, "age_s": j.age_s} for j in jobs],
+                jobs=[{"command": job.command, "age_s": job.age_s} for job in jobs],
             )
 
 
@@ -109,6 +109,6 @@ def _holds(rule: ScopeRule, path: str) -> bool:
 
 
 def _listed(jobs: list[Job]) -> str:
-    named = [f"{job.command} (pid {job.pid}, {job.age_s:.0f} s)" for job in jobs[:LISTED]]
+    named = [f"{job.command} ({job.age_s:.0f} s)" for job in jobs[:LISTED]]
     more = [f"and {len(jobs) - LISTED} more"] if len(jobs) > LISTED else []
     return "; ".join([*named, *more])

@@ -272,7 +272,7 @@ class StopPod:
         result = done.result or {}
         freed = result.get("reclaimed", {}).get(args.name, [])
         kept = result.get("kept", {}).get(args.name, {})
-        told = f"yours to write again: {', '.join(freed)}" if freed else "nothing was lent to it"
+        told = f"free again: {', '.join(freed)}" if freed else "nothing was lent to it"
         if kept:
             told += f", but not {', '.join(f'{path} (pod {pod})' for path, pod in kept.items())}"
         return ToolResult(f"pod {args.name} is stopped; {told}")

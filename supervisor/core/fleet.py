@@ -106,11 +106,14 @@ class Fleet(FleetReads):
         parent: str | None = None,
         peers: tuple[str, ...] = (),
         tombstones: tuple[Tombstone, ...] = (),
+        spawned: bool = False,
         was_up: bool = False,
+        session: tuple[str, str] | None = None,
     ) -> Member:
         """Add a pod that is not started; `incarnation` is that of its latest process, ever.
 
-        `was_up`: an earlier supervisor had it up, and its parent takes it to be.
+        `spawned`: it does not stand in the fleet file; `was_up`: an earlier supervisor had it up,
+        and its parent takes it to be; `session`: the session and segment that it has begun.
         """
         member = Member(
             manifest,
@@ -121,8 +124,11 @@ class Fleet(FleetReads):
             parent=parent,
             peers=peers,
             tombstones=tombstones,
+            spawned=spawned,
             is_owed=was_up,
         )
+        if session is not None:
+            member.session_id, member.segment_id = session
         self.members[manifest.name] = member
         return member
 
@@ -382,11 +388,12 @@ class Fleet(FleetReads):
         match heard.event:
             case ev.Status(status=status, flags=own):
                 member.own_flags = own
+                if status is PodStatus.RUNNING:  # what a run begins with is on disk
+                    self._session_begun(member)
                 return self._on_status(heard.pod, heard.incarnation, status, heard.lane_seq)
             case ev.RunEnd(result=result):
                 member.last_result = result
-                if member.session_id is None and member.planned is not None:
-                    member.session_id, member.segment_id = member.planned
+                self._session_begun(member)
             case ev.UsageEvent(turn=turn, context_tokens=tokens) as figures:
                 member.turn, member.context_tokens = turn, tokens
                 member.usage = member.usage.plus(
@@ -403,6 +410,11 @@ class Fleet(FleetReads):
             case _:
                 pass
         return []
+
+    @staticmethod
+    def _session_begun(member: Member) -> None:
+        if member.session_id is None and member.planned is not None:
+            member.session_id, member.segment_id = member.planned
 
     def _on_tick(self, elapsed_s: float, tick_s: float) -> list[Instruction]:
         out: list[Instruction] = []

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from protocol import control as c
 from protocol import events as ev
 from protocol.base import Wire
+from protocol.methods import News
 from protocol.pod_events import PodEvent
 from protocol.status import PodStatus
 from supervisor.core import instructions as li
@@ -239,8 +240,8 @@ class DeliverNews:
 
     parent: str
     request_id: str
-    message: str
-    event_ids: tuple[str, ...]
+    heading: str
+    news: tuple[News, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Member:
     parent: str | None = None
     peers: tuple[str, ...] = ()
     tombstones: tuple[Tombstone, ...] = ()
+    spawned: bool = False
     newborn: bool = False
     stop_jobs: bool = False
     releasing: bool = False
@@ -148,6 +149,7 @@ class Member:
 
     def seen(self, relation: Relation, *, parent: str | None, children: Sequence[str]) -> m.PodRow:
         """The pod as another pod sees it."""
+        says_more = not self.is_ready and self.life.reason != self.life.status
         at_rest = self.life.phase in NO_PROCESS and self.life.phase is not Phase.BACKOFF
         return m.PodRow(
             name=self.name,
@@ -155,7 +157,7 @@ class Member:
             status=self.life.status,
             reachable=self.is_ready,
             restorable=at_rest,
-            reason=None if self.is_ready else self.life.reason,
+            reason=self.life.reason if says_more else None,
             parent=parent,
             scope_summary=scope_summary(self.manifest),
             children=tuple(children),

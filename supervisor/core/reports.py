@@ -10,19 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from protocol.pod_events import Errored, PodEvent, ShutDown
+from protocol.pod_events import Errored, PodEvent, ShutDown, is_agent_visible
 
 CAPACITY = 128
 
 
 @dataclass(slots=True)
 class Report:
-    """One report; `sent_at` is when it was last handed out, None when it is to be."""
+    """One report; `sent_at` is when it was last handed out, None when it is to be.
+
+    `while_away`: it came while its parent was at rest, where only somebody's wish could wake it.
+    """
 
     parent: str
     event_id: str
     event: PodEvent
+    while_away: bool = False
     sent_at: float | None = None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether a parent in a new process hears of it among other things, and is not woken."""
+        is_visible = is_agent_visible(self.event)
+        return is_visible and (self.while_away or isinstance(self.event, ShutDown))
 
 
 class Reports:

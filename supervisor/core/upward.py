@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from protocol.methods import News
 from protocol.pod_events import (
     Errored,
     PodEvent,
@@ -20,7 +21,7 @@ from protocol.pod_events import (
     TurnEnded,
     line_for_model,
 )
-from supervisor.core.family import kept_below, line_above, parent_of
+from supervisor.core.family import AT_REST, kept_below, line_above, parent_of
 from supervisor.core.fleet_terms import (
     DeliverNews,
     DeliverReport,
@@ -49,11 +50,16 @@ class Upward:
             self._reports.store(Report(parent, event_id, event))
 
     def report(self, sender: str, event_id: str, event: PodEvent, now: float) -> list[Instruction]:
-        """Take what a pod reports of itself; what only a supervisor may tell is nothing."""
+        """Take what a pod reports of itself; what only a supervisor may tell is nothing.
+
+        It is for the parent that counts, and for the recorded one where nobody above is up.
+        """
         if not isinstance(event, TurnEnded | Errored):
             return []
         event = event.model_copy(update={"pod_name": sender})
-        return self._tell(parent_of(self._members, sender), event_id, event, now)
+        recorded = next((one.name for one in line_above(self._members, sender)), None)
+        nearest = parent_of(self._members, sender) or recorded
+        return [] if nearest is None else self._tell(nearest, event_id, event, now)
 
     def shut_down(self, child: Member, now: float) -> list[Instruction]:
         """Tell that a pod is gone and what it could write is free."""
@@ -65,7 +71,12 @@ class Upward:
             kept=kept_below(self._members, child.name),
         )
         event_id = f"{child.name}/{life.incarnation}/shut_down"
-        return self._tell(parent_of(self._members, child.name), event_id, event, now)
+        out: list[Instruction] = []
+        for one in line_above(self._members, child.name):
+            out += self._tell(one.name, event_id, event, now)
+            if one.life.phase not in AT_REST:
+                break  # those before it learn it when they are back
+        return out
 
     def is_back(self, child: Member) -> list[Instruction]:
         """Forget that a pod was gone, where nobody was told so yet."""
@@ -88,20 +99,16 @@ class Upward:
         """Tell a parent that can be spoken to what waits for it."""
         waiting = self._reports.due(parent.name, before=now)
         out: list[Instruction] = []
-        ended = [report for report in waiting if isinstance(report.event, ShutDown)]
-        if is_new and ended:
-            lines = "\n".join(line_for_model(report.event) for report in ended)
-            number = parent.life.incarnation
-            out.append(
-                DeliverNews(
-                    parent.name,
-                    f"{parent.name}/{number}/while_away",
-                    f"While you were away:\n{lines}",
-                    tuple(report.event_id for report in ended),
-                )
+        missed = [report for report in waiting if is_new and report.is_news]
+        if missed:
+            request_id = f"{parent.name}/{parent.life.incarnation}/while_away"
+            news = tuple(
+                News(event_id=report.event_id, line=line_for_model(report.event))
+                for report in missed
             )
-            waiting = [report for report in waiting if report not in ended]
-            for report in ended:
+            out.append(DeliverNews(parent.name, request_id, "While you were away:", news))
+            waiting = [report for report in waiting if report not in missed]
+            for report in missed:
                 report.sent_at = now
         return out + self._hand_out(waiting, now)
 
@@ -127,12 +134,9 @@ class Upward:
         ids = tuple(report.event_id for report in self._reports.due(parent, before=float("inf")))
         return self.answered(ReportAnswered(parent, ids))
 
-    def _tell(
-        self, parent: str | None, event_id: str, event: PodEvent, now: float
-    ) -> list[Instruction]:
-        if parent is None:
-            return []
-        report = Report(parent, event_id, event)
+    def _tell(self, parent: str, event_id: str, event: PodEvent, now: float) -> list[Instruction]:
+        away = self._members[parent].life.phase in AT_REST
+        report = Report(parent, event_id, event, while_away=away)
         dropped = self._reports.store(report)
         out: list[Instruction] = [StoreReport(parent, event_id, event)]
         if dropped:

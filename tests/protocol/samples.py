@@ -32,11 +32,12 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 6
+REVISION = 7
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
 RULE = ScopeRule(target="/w/src", permission=Permission.WRITE, recursive=False)
+NEWS = m.News(event_id="bob/1/shut_down", line="Pod bob has stopped")
 LENT = LentRule(target="/w/src", permission=Permission.WRITE, recursive=False, pod="bob")
 TEXT = sg.Text(content="fix the test – bitte\n")
 USAGE = en.Usage(
@@ -184,7 +185,8 @@ SAMPLES: tuple[Wire, ...] = (
     # -- methods and their replies
     m.Accepted(),
     m.Run(input=(TEXT,)),
-    m.Notify(message="look", auto_run=False, queued=True),
+    m.Notify(message="look", auto_run=False, queued=True, news=(NEWS,)),
+    NEWS,
     m.PodEventMethod(event_id="3-1", event=pe.ShutDown(pod_name="bob", cause="exit 0")),
     m.Resume(),
     m.Pause(),

@@ -84,7 +84,7 @@ def test_message_is_a_header_and_a_body() -> None:
         "method": "run",
         "token": "t",
     }
-    assert unpack(body) == {"message": "look", "auto_run": True, "queued": False}
+    assert unpack(body) == {"message": "look", "auto_run": True, "queued": False, "news": []}
 
 
 def test_message_without_a_body_has_an_empty_one() -> None:
