@@ -21,7 +21,7 @@ from protocol.base import Wire
 from protocol.calls import Answered, InProgress
 from protocol.control import Control, Hello, Progress, Welcome
 from protocol.error_body import ErrorBody, error_from_body
-from protocol.errors import InvalidRequest, PodsupError, Timeout
+from protocol.errors import Internal, InvalidRequest, PodsupError, Timeout
 from protocol.methods import Method, decode_method
 from protocol.status import Lane, PodStatus
 from protocol.transport import Transport, WouldBlock
@@ -110,7 +110,11 @@ class Link:
             raise Timeout(f"{whom} did not answer {message.method}") from error
         finally:
             self._waiting.pop(request_id, None)
-        return type(message).reply.from_wire(body)
+        try:
+            return type(message).reply.from_wire(body)
+        except ValidationError as error:
+            told = f"the answer to {message.method} cannot be understood: {_in_words(error)}"
+            raise Internal(told) from error
 
     def reply(self, request: Request, result: Wire) -> None:
         """Answer a request with its result, once."""

@@ -47,6 +47,7 @@ from protocol.errors import (
     InvalidRequest,
     NoAnswer,
     PodsupError,
+    Timeout,
 )
 from protocol.lanes import Lanes
 from protocol.manifest import Scheme
@@ -57,9 +58,13 @@ from protocol.transport import Transport
 
 JOIN_JOBS_S = 5.0
 REPORT_S = 5.0
+REPORT_AGAIN_S = 1.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
 
+
+SUBMITTED = (Trigger.USER_SEND, Trigger.RESUME)
+"""What starts a run that is reported upward."""
 
 PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
 
@@ -81,10 +86,10 @@ class PodKin:
 
     async def wait_for_news(self, timeout_s: float) -> None:
         """Return when a child has reported something, and after the timeout at the latest."""
-        self._news.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._news.wait()
+        self._news.clear()
 
     def has_news(self) -> None:
         """Wake who waits for it."""
@@ -188,7 +193,7 @@ class Pod:
         if cut is not None:
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
         self._set_status(t.SetStatus(self._turn.state.status))
-        if cut is not None and cut.trigger in (Trigger.USER_SEND, Trigger.RESUME):
+        if cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent):
             self._report(RunResult.ERRORED, error)
         early, self._early = self._early or [], None
         for request in early:
@@ -322,7 +327,10 @@ class Pod:
         while True:
             try:
                 await self._link.ask(report, timeout_s=REPORT_S, request_id=report.event_id)
+            except Timeout:
+                continue
             except NoAnswer:
+                await asyncio.sleep(REPORT_AGAIN_S)
                 continue
             except PodsupError as refusal:
                 message = f"the report of a run was refused: {refusal}"
@@ -612,13 +620,19 @@ def build_model(birth: Birth) -> Model:
     return ScriptedModel(manifest.model, places)
 
 
+def _from_pod(sender: str, message: str) -> str:
+    """Return a message with its sender's name; no line of it can pass for another one's."""
+    return "\n  ".join(f"Message from pod {sender}: {message}".splitlines())
+
+
 def _arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -> Arrived | None:
     """Return what a request puts into the inbox; None where it tells only what is known."""
     events: tuple[str, ...] = ()
     match request.method:
         case m.Notify(message=message, queued=queued, news=news):
             is_pods = request.sender not in ("", OPERATOR)
-            body = f"Message from pod {request.sender}: {message}" if is_pods else message
+            body = _from_pod(request.sender, message) if is_pods else message
+            news = () if is_pods else news
             if news and not (unknown := [one for one in news if not knows(one.event_id)]):
                 return None
             if news:

@@ -13,7 +13,7 @@ from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Keeper
 from podproc.tools.lends import Lends
 from podproc.tools.output import OutputStore
-from podproc.tools.pod_output import PodOutputs
+from podproc.tools.pod_output import MOST_BYTES, PodOutputs
 from podproc.tools.pods import Kin, pod_tools
 from podproc.tools.policy import policy_of
 from podproc.tools.search import Glob, Grep
@@ -101,7 +101,9 @@ def build_toolset(
     ):
         registry.register(tool, "core")
     if manifest.feature.pods:
-        for one in pod_tools(kin, PodOutputs(Path(birth.data_dir)), cwd=manifest.cwd):
+        most = min(MOST_BYTES, max(manifest.engine.tool_output - 256, 256))
+        outputs = PodOutputs(Path(birth.data_dir), most=most)
+        for one in pod_tools(kin, outputs, cwd=manifest.cwd):
             registry.register(one, "pods")
     return Toolset(registry, view, lends, keeper, shell, scope)
 

@@ -11,12 +11,11 @@ What is decided stands in `core.allocations`; here it is read, written and locke
 blocks, for milliseconds and at most ten seconds: callers on an event loop use an executor. Nothing
 may fork while one runs.
 
-**When the table cannot be read** the version before takes its place, with an alert. It lacks the
-last change and no other, and none is dangerous to lack: a pod whose registration is lost fails to
-be adopted, before it does anything; a row that comes back after its release has a free life lock.
-With both files gone, an empty table would forget every claim. So each row stands once more, in the
-file of its pod's life lock, and the table is made of those again. A lock that is held and tells no
-row may be anybody's: then each change is refused, and the locks are named.
+**When the table cannot be read** it is made again, with an alert. Each row stands once more, in the
+file of its pod's life lock, written when it was granted and at each change: so the rows of all who
+live are known. Of the dead, what the version before has is taken where it is in no live one's way.
+A row that was granted in the very moment of a crash may be missing: its pod is not forked yet. A
+lock that is held and cannot be read may be anybody's: then each change is refused, and it is named.
 
 Rows stand on lines of their own so that a change costs the rows it touches: what a line means is
 remembered, and the same bytes are not parsed again.
@@ -297,10 +296,10 @@ class ScopeTable:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
             if table is not before:
-                for key, row in table.rows.items():
-                    if row is not before.rows.get(key):
-                        life_lock.note(self._lock_of(row), _line_of(row))
                 self._store(table)
+                self._note(
+                    row for key, row in table.rows.items() if row is not before.rows.get(key)
+                )
             for key, row in before.rows.items():
                 now = table.rows.get(key)
                 if now is not row and (now is None or now.incarnation != row.incarnation):
@@ -331,47 +330,60 @@ class ScopeTable:
             yield
 
     def _load(self) -> Table:
-        """Return the table, or the version before; raises Internal when both are lost."""
+        """Return the table, made again where it is lost; raises Internal where it cannot be."""
         table, trouble = self._read(self._path)
         if table is not None:
             return table
         before, also = self._read(self._backup)
-        if before is not None:
-            mended = "went back one version"
-        else:
-            before = self._from_life_locks(f"{trouble}; {also}")
-            mended = (
-                f"made of the claims of {len(before.rows)} pods" if before.rows else "began anew"
-            )
+        table = self._made_again(before or Table(), trouble if before else f"{trouble}; {also}")
         if self._life.exists():  # else there never was a table
+            mended = f"made again of {len(table.rows)} claims" if table.rows else "began anew"
             self._alerts.append(f"{trouble}; {mended}")
         with suppress(FileNotFoundError):
             self._path.replace(self._path.with_name("table.json.damaged"))
-        self._store(before)
-        return before
+        self._store(table)
+        self._note(table.rows.values())
+        return table
 
-    def _from_life_locks(self, trouble: str) -> Table:
-        """Return the table that the files of the life locks tell; raises Internal where one must.
+    def _made_again(self, before: Table, trouble: str) -> Table:
+        """Return the table that the life locks tell, and the version before of those they do not.
 
-        Of dead pods, too: whether their rows mean anything is for others to decide.
+        A file without a text is of somebody who was never granted anything, or of whom the version
+        before knows. Raises Internal where a lock is held whose row nobody knows.
         """
-        rows, untold = [], []
+        live: deque[Allocation] = deque()
+        others: deque[Allocation] = deque()
+        untold: deque[str] = deque()
+        known = {self._lock_of(row) for row in before.rows.values()}
         for path in sorted(self._life.iterdir()) if self._life.exists() else []:
+            is_held = life_lock.is_free(path) is False
             try:
-                if text := path.read_bytes():  # what is told nothing was never granted anything
-                    rows.append(Allocation.model_validate_json(text))
+                if text := path.read_bytes():
+                    (live if is_held else others).append(Allocation.model_validate_json(text))
             except FileNotFoundError:
                 continue
             except ValueError:
-                if life_lock.is_free(path) is False:
+                if is_held and path not in known:
                     untold.append(str(path))
         if untold:
             raise Internal(
                 f"{trouble}; and {len(untold)} pods are alive whose claims are not known",
                 next_step="end all fleets of this user with `podsup down`, and start them again",
-                locks=untold,
+                locks=[*untold],
             )
-        return Table.of(sorted(rows, key=lambda row: (row.since_ms, row.incarnation)))
+        in_order = sorted(live, key=lambda row: (row.since_ms, row.incarnation))
+        return allocations.rebuilt(in_order, before, others)
+
+    def _note(self, rows: Iterable[Allocation]) -> None:
+        """Write rows into the files of their life locks, too: after they are granted, never before.
+
+        A row that was noted and not granted would come back as one that was.
+        """
+        for row in rows:
+            try:
+                life_lock.note(self._lock_of(row), _line_of(row))
+            except OSError as error:
+                self._alerts.append(f"the claim of {row.pod!r} stands in the table alone: {error}")
 
     def _now(self) -> Table:
         """Return the table as it is; raises Internal and mends nothing."""
@@ -380,7 +392,7 @@ class ScopeTable:
         if table is None:
             raise Internal(
                 trouble,
-                next_step="start or stop any pod: the first change goes back to the version before",
+                next_step="start or stop any pod: the first change makes it again",
             )
         return table
 

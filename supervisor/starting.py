@@ -145,13 +145,14 @@ class Starter:
         Those that are forked now, too, are told by their birth.
         """
         told = {one.name for one, _ in granted}
-        lends = self._table.lends(told) if any(row.lend_number for _, row in granted) else {}
+        is_family = any(row.lend_number or row.delegated_from for _, row in granted)
+        lends = self._table.lends(told) if is_family else {}
         for one, row in granted:
             if row.delegated_from is not None:
                 one.lender = row.delegated_from
                 lenders = self._table.lenders(one.name)
                 one.lenders = tuple(pod for pod in lenders if pod not in told)
-            if (known := lends.get(one.name)) is not None:
+            if (known := lends.get(one.name)) is not None and known.number:
                 update = {"lent": known.lent, "lend_number": known.number}
                 one.birth = one.birth.model_copy(update=update)
 

@@ -188,6 +188,18 @@ class Keeper:
         """Return every process right below the keeper; raises KeeperError if it dies meanwhile."""
         return await self._link.jobs() if self._link and self._link.is_open else []
 
+    async def running(self) -> list[Job]:
+        """Return what runs below the keeper, for certain: where it died, once all is proven gone.
+
+        Bound it: a keeper that is stopped never answers.
+        """
+        if self._link is not None and self._link.is_open:
+            with contextlib.suppress(KeeperError):
+                return await self._link.jobs()
+        if self._link is not None:
+            await asyncio.shield(self._link.gone)
+        return []
+
     async def stop_all(self, why: str) -> None:
         """End every command and all it started; the next one starts a new keeper."""
         if self._link is not None:

@@ -17,23 +17,29 @@ import asyncio
 
 from podproc.tools.base import off_loop
 from podproc.tools.fsview import ScopeView
-from podproc.tools.keeper_client import Job, Keeper, KeeperError
+from podproc.tools.keeper_client import Job, Keeper
 from protocol.errors import Conflict
 from protocol.methods import ScopeLend
 from protocol.scope import LentRule, Permission, Scope, ScopeRule, effective_permission
 
-PATIENCE_S = 3.0
-"""How long file tools and commands may take to end; the supervisor waits five seconds."""
+PATIENCE_S = 2.0
+"""How long file tools, and then commands, may take to end; the supervisor waits five seconds."""
 
 LISTED = 5
 
 
 class Lends:
-    """The lends of one pod, and what its scope is without them."""
+    """The lends of one pod, and what its scope is without them.
+
+    - `_said`: the newest statement; `_clear`: the rules where nothing of this pod writes any more
+    - `_pending`: the rules that are being cleared; `lent`: where writes are refused, which is both
+    """
 
     def __init__(self, scope: Scope, lent: tuple[LentRule, ...] = (), number: int = 0) -> None:
         self._scope = scope
         self._turn = asyncio.Lock()
+        self._said = self._clear = lent
+        self._pending: tuple[LentRule, ...] = ()
         self.lent = lent
         self.number = number
 
@@ -57,45 +63,71 @@ class Lends:
     def take_over(self, lent: tuple[LentRule, ...], number: int) -> None:
         """Take over what the supervisor says at a hello; an older number says nothing."""
         if number >= self.number:
-            self.lent, self.number = lent, number
+            self._state(lent, number)
+            self._clear = lent
 
     async def lend(self, asked: ScopeLend, view: ScopeView, keeper: Keeper) -> None:
-        """Have it take effect; raises Conflict, and nothing has changed then."""
-        if asked.number <= self.number:
-            return
-        new = [rule for rule in asked.lent if rule not in self.lent]
-        if not new:
-            self.take_over(asked.lent, asked.number)
+        """Have it take effect; raises Conflict, and nothing has changed then.
+
+        What only gives back takes effect at once, whatever is waited for.
+        """
+        if asked.number > self.number and not self._new(asked, (*self._clear, *self._pending)):
+            self._state(asked.lent, asked.number)
             return
         async with self._turn:
-            if asked.number <= self.number:
-                return
-            before = self.lent
-            self.lent, self.number = (*asked.lent, *before), asked.number
+            new = self._new(asked, self._clear)
+            if asked.number <= self.number and self._new(asked, self._said):
+                self._refuse_as_old(asked)
+            self._set_pending(new)
             try:
-                await self._clear(new, asked.stop_jobs, view, keeper)
-            except BaseException:
-                if self.number == asked.number:
-                    self.lent = before
-                raise
-            if self.number == asked.number:
-                self.lent = asked.lent
+                await self._make_clear(new, asked.stop_jobs, view, keeper)
+                self._clear = (*self._clear, *new)
+            finally:
+                self._set_pending(())
+            if asked.number > self.number:
+                self._state(asked.lent, asked.number)
+            elif any(rule not in self._said for rule in new):
+                self._refuse_as_old(asked)
 
-    async def _clear(
-        self, new: list[LentRule], stop_jobs: bool, view: ScopeView, keeper: Keeper
+    @staticmethod
+    def _new(asked: ScopeLend, known: tuple[LentRule, ...]) -> tuple[LentRule, ...]:
+        return tuple(rule for rule in asked.lent if rule not in known)
+
+    def _refuse_as_old(self, asked: ScopeLend) -> None:
+        """An older word is agreed to only where it says nothing that is not in force."""
+        told = f"this pod was told of newer lends: number {self.number}, not {asked.number}"
+        raise Conflict(told)
+
+    def _state(self, lent: tuple[LentRule, ...], number: int) -> None:
+        self._said, self.number = lent, number
+        self._clear = tuple(rule for rule in self._clear if rule in lent)
+        self._set_pending(self._pending)
+
+    def _set_pending(self, rules: tuple[LentRule, ...]) -> None:
+        self._pending = rules
+        self.lent = (*self._said, *(rule for rule in rules if rule not in self._said))
+
+    async def _make_clear(
+        self, new: tuple[LentRule, ...], stop_jobs: bool, view: ScopeView, keeper: Keeper
     ) -> None:
         def concerns(path: str) -> bool:
             return any(_holds(rule, path) for rule in new)
 
+        if not new:
+            return
         if writing := await off_loop(view.wait_for_writes, concerns, PATIENCE_S):
             raise Conflict(f"it still writes {', '.join(writing)}", next_step="try again")
         try:
-            jobs = await keeper.jobs()
-            if jobs and stop_jobs:
-                await keeper.stop_all("what it could write was lent, and stop_jobs asked for this")
-                jobs = await keeper.jobs()
-        except KeeperError:
-            jobs = []  # it died, and all of them with it
+            async with asyncio.timeout(PATIENCE_S):
+                jobs = await keeper.running()
+                if jobs and stop_jobs:
+                    await keeper.stop_all("what it could write was lent, and stop_jobs says so")
+                    jobs = await keeper.running()
+        except TimeoutError as error:
+            raise Conflict(
+                "whether commands of it still run cannot be known: their keeper does not answer",
+                next_step="try again, or end the pod",
+            ) from error
         if jobs:
             raise Conflict(
                 f"commands of it run that could write there: {_listed(jobs)}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,9 @@ MOST_BYTES = 48 * 1024
 
 PLACES = 256
 
+BETWEEN = "\n\n"
+"""What stands between two texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -36,20 +39,22 @@ class Place:
     line: bytes = b""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far one session was read, and the places before."""
+    """How far one session was read: the places, and the rest of a text that was too long."""
 
     session_id: str
-    places: deque[Place] = field(default_factory=lambda: deque(maxlen=PLACES))
+    places: tuple[Place, ...] = ()
+    rest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """New text, in order; `more`: there is more of it."""
+    """New text, in order; `more`: there is more. `cursor`: where to go on, once it was shown."""
 
     texts: tuple[str, ...]
     more: bool = False
+    cursor: Cursor = field(default=Cursor(""), compare=False)
 
 
 class Sessions(Protocol):
@@ -61,32 +66,49 @@ class Sessions(Protocol):
 
 
 class PodOutputs:
-    """How far this pod has read each of its children, for as long as it lives. Blocking."""
+    """How far this pod has read each of its children, for as long as it lives.
 
-    def __init__(self, data_dir: Path) -> None:
+    `most` is how many bytes of text one reading gives; the rest comes with the next.
+    """
+
+    def __init__(self, data_dir: Path, *, most: int = MOST_BYTES) -> None:
         self._store: Sessions = SessionStore(data_dir)
         self._cursors: dict[str, Cursor] = {}
+        self._most = most
 
     def read(self, pod: str, session_id: str) -> Said:
-        """Return what the pod has said since the last reading; raises OSError."""
+        """Return what the pod has said since what was kept; blocks, raises OSError."""
         cursor = self._cursors.get(pod)
         if cursor is None or cursor.session_id != session_id:
-            cursor = self._cursors[pod] = Cursor(session_id)
-        self._set_back(cursor)
-        texts: list[str] = []
-        size = 0
-        for place, text in self._lines(cursor):
-            if text is not None:
-                if size and size + len(text.encode()) > MOST_BYTES:
-                    return Said(tuple(texts), more=True)
-                size += len(text.encode())
-                texts.append(text)
-            _move(cursor, place, marks=text is not None)
-        return Said(tuple(texts))
+            cursor = Cursor(session_id)
+        return self._read_on(self._set_back(cursor))
 
-    def _set_back(self, cursor: Cursor) -> None:
-        while cursor.places and not self._holds(cursor, cursor.places[-1]):
-            cursor.places.pop()
+    def keep(self, pod: str, said: Said) -> None:
+        """Go on from here the next time: what was read was shown."""
+        self._cursors[pod] = said.cursor
+
+    def _read_on(self, cursor: Cursor) -> Said:
+        places = deque(cursor.places, maxlen=PLACES)
+        shown = _Page(self._most)
+        if cursor.rest and (rest := shown.add(cursor.rest)):
+            return Said(tuple(shown.parts), True, replace(cursor, rest=rest))
+        for place, text in self._lines(cursor):
+            if text is not None and shown.parts and not shown.holds(text):
+                at = Cursor(cursor.session_id, tuple(places))
+                return Said(tuple(shown.parts), True, at)
+            _move(places, place, marks=text is not None)
+            if text is not None and (rest := shown.add(text)):
+                at = Cursor(cursor.session_id, tuple(places), rest)
+                return Said(tuple(shown.parts), True, at)
+        return Said(tuple(shown.parts), False, Cursor(cursor.session_id, tuple(places)))
+
+    def _set_back(self, cursor: Cursor) -> Cursor:
+        """Return the latest place that still holds; a cut before it takes the rest along."""
+        places = list(cursor.places)
+        while places and not self._holds(cursor, places[-1]):
+            places.pop()
+        kept = tuple(places)
+        return cursor if kept == cursor.places else Cursor(cursor.session_id, kept)
 
     def _holds(self, cursor: Cursor, place: Place) -> bool:
         path = self._store.path(cursor.session_id, place.segment_id)
@@ -94,7 +116,7 @@ class PodOutputs:
             with path.open("rb") as file:
                 file.seek(place.offset - len(place.line))
                 return file.read(len(place.line)) == place.line
-        except OSError:
+        except FileNotFoundError:
             return False
 
     def _lines(self, cursor: Cursor) -> Iterator[tuple[Place, str | None]]:
@@ -113,9 +135,28 @@ class PodOutputs:
                     yield Place(segment, offset, line), _text_of(line)
 
 
-def _move(cursor: Cursor, place: Place, *, marks: bool) -> None:
+class _Page:
+    """Texts up to a number of bytes, with what stands between them."""
+
+    def __init__(self, most: int) -> None:
+        self._room = most
+        self.parts: list[str] = []
+
+    def holds(self, text: str) -> bool:
+        """Say whether a whole text has room."""
+        return len(text.encode()) <= self._room
+
+    def add(self, text: str) -> str:
+        """Add as much of a text as has room; return the rest."""
+        data = text.encode()
+        kept = data[: max(self._room, 0)].decode(errors="ignore") or text[:1]
+        self.parts.append(kept)
+        self._room -= len(kept.encode()) + len(BETWEEN)
+        return text[len(kept) :]
+
+
+def _move(places: deque[Place], place: Place, *, marks: bool) -> None:
     """Go on to a place; the one before is kept only where a text had ended."""
-    places = cursor.places
     if places and not marks and places[-1].segment_id == place.segment_id and len(places) > 1:
         places[-1] = place
     else:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from podproc.tools.base import Call, Tool, ToolArgs, ToolFailure, ToolResult, off_loop
-from podproc.tools.pod_output import PodOutputs
+from podproc.tools.pod_output import BETWEEN, PodOutputs
 from protocol import control as c
 from protocol import methods as m
 from protocol.errors import AlreadyRunning, NotAllowed, PodsupError, Unknown
@@ -74,7 +74,7 @@ class SpawnPodArgs(ToolArgs):
     instruction: str | None = Field(None, description="how it is to work, for its system prompt")
     cwd: str | None = Field(None, description="its working directory; yours if left out")
     model: str | None = Field(None, description="a model id of your provider; yours if left out")
-    budget: dict[str, float] | None = Field(None, description="bounds, such as usd or turns")
+    budget: dict[str, int | float] | None = Field(None, description="bounds, such as usd or turns")
     stop_jobs: bool = Field(
         False, description="end your own running commands, which could write there"
     )
@@ -189,9 +189,14 @@ class ReadPodOutput:
     def __init__(self, kin: Kin, outputs: PodOutputs) -> None:
         self._kin = kin
         self._outputs = outputs
+        self._turn = asyncio.Lock()
 
     async def run(self, args: PodArgs, call: Call) -> ToolResult:
         """Return new text and the true status; raises ToolFailure."""
+        async with self._turn:
+            return await self._read(args)
+
+    async def _read(self, args: PodArgs) -> ToolResult:
         pod = await _look(self._kin, args.name)
         if pod.relation not in (Relation.CHILD, Relation.DESCENDANT):
             raise ToolFailure("denied", f"pod {args.name} is not below you")
@@ -201,10 +206,11 @@ class ReadPodOutput:
             said = await off_loop(self._outputs.read, pod.name, pod.session_id)
         except OSError as error:
             raise ToolFailure("execution_failed", f"its session cannot be read: {error}") from error
+        self._outputs.keep(pod.name, said)  # not before: a call that is cancelled has shown nothing
         if not said.texts:
             return ToolResult(f"{_line(pod)}; nothing new")
         more = "; there is more: read again" if said.more else ""
-        return ToolResult(f"{_line(pod)}{more}", "\n\n".join(said.texts))
+        return ToolResult(f"{_line(pod)}{more}", BETWEEN.join(said.texts))
 
 
 class WaitForPodsArgs(ToolArgs):
@@ -241,7 +247,8 @@ class WaitForPods:
         ended = len(pods) - len(busy)
         summary = f"{ended} of {len(pods)} pods have ended their work"
         if is_late:
-            summary = f"after {args.timeout_s:g} s {summary}; busy: {', '.join(busy)}"
+            still = f"; busy: {', '.join(busy)}" if busy else ""
+            summary = f"after {args.timeout_s:g} s {summary}{still}"
         return ToolResult(summary, "\n".join(map(_line, pods)))
 
     async def _look(self, names: Sequence[str]) -> list[m.PodDetail]:

@@ -143,6 +143,9 @@ class Line:
 
 TOP_LEVEL = Line()
 
+REBUILT = 1_000_000
+"""More lends than a pod ever makes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lends:
@@ -208,10 +211,14 @@ class Table:
         ]
 
     def descendants(self, parent: Allocation) -> Iterator[Allocation]:
-        """Yield the children of a row, and theirs."""
-        for child in self.children(parent):
-            yield child
-            yield from self.descendants(child)
+        """Yield the children of a row, and theirs; each once, whatever the rows say."""
+        known, todo = {parent.key}, [parent]
+        while todo:
+            for child in self.children(todo.pop()):
+                if child.key not in known:
+                    known.add(child.key)
+                    todo.append(child)
+                    yield child
 
 
 def register(
@@ -245,6 +252,9 @@ def reserve(
         return UnknownPod(f"no live pod to lend {wanted.pod!r} its scope: {named or 'none'}")
     if bad := _not_canonical(wanted) or not_lendable(wanted, lender):
         return bad
+    known = table.rows.get(wanted.key)
+    if known is not None and (life(known) != "dead" or known.key == parent.key):
+        return duplicate(known, life, now_ms)
     own = _own_children(table, wanted, line)
     above = {parent.key, *(row.key for row in table.ancestors(parent))}
     family = above | _with_descendants(table, own)
@@ -268,6 +278,43 @@ def enter(
     if isinstance(outcome, UnknownPod):
         return register(table, wanted, life, line=line, now_ms=now_ms)
     return outcome
+
+
+def rebuilt(live: Iterable[Allocation], before: Table, remembered: Iterable[Allocation]) -> Table:
+    """Return a table for one that is lost: of the rows of live holders, and what else may stay.
+
+    A row of an earlier version, of a holder that may be about to come back, stays where it is in no
+    live holder's way. What is `remembered` of others only says whose children the live ones are.
+    Every number of lends is put beyond what was ever said under it.
+    """
+    table = Table.of(live)
+    for row in before.rows.values():
+        kin = {one.key for one in (*before.ancestors(row), *before.descendants(row))}
+        in_the_way = _clashes(table, row.writes).keys() - kin
+        if row.key not in table.rows and not in_the_way and not _writers(table, row.segment_id):
+            table = table.with_row(row)
+    known = {row.key: row for row in remembered} | dict(before.rows) | dict(table.rows)
+    return Table.of(
+        row.model_copy(
+            update={
+                "lend_number": row.lend_number + REBUILT,
+                "delegated_from": _nearest_above(table, row, known),
+            }
+        )
+        for row in table.rows.values()
+    )
+
+
+def _nearest_above(table: Table, row: Allocation, known: Mapping[Key, Allocation]) -> str | None:
+    """Return the nearest of a row's line that has a row, going through those that have none."""
+    seen = {row.key}
+    parent = row.delegated_from
+    while parent is not None and (key := (row.home, parent)) not in seen:
+        if key in table.rows:
+            return parent
+        seen.add(key)
+        parent = known[key].delegated_from if key in known else None
+    return None
 
 
 def lent_by(table: Table, lender: Allocation) -> tuple[LentRule, ...]:
@@ -311,15 +358,18 @@ def renew(
         carried |= {"session_id": kept.session_id, "segment_id": kept.segment_id}
     wanted = wanted.model_copy(update=carried)
     beyond = [new for new in wanted.writes if not any(contains(old, new) for old in kept.writes)]
-    family = {kept.key, *(row.key for row in table.descendants(kept))}
+    own = _own_children(table, wanted, line)
+    family = _with_descendants(table, [kept, *own])
     for lender in line.above:
         if lender.pod == kept.delegated_from and (bad := not_lendable(wanted, lender)):
             return bad
     admitted = _admit(table, wanted, beyond, life, beside=family, now_ms=now_ms)
-    if isinstance(admitted, PodsupError) or wanted.writes == kept.writes:
+    if isinstance(admitted, PodsupError):
         return admitted
     row = admitted.rows[wanted.key]
-    return admitted if row.delegated_from is None else admitted.below(row, row.delegated_from)
+    if wanted.writes != kept.writes and row.delegated_from is not None:
+        admitted = admitted.below(row, row.delegated_from)
+    return _with_children(admitted, wanted, [one for one in own if one.delegated_from != kept.pod])
 
 
 def adopt(
@@ -384,13 +434,14 @@ def _admit(
     if bad := _not_canonical(wanted):
         return bad
     clashes = _clashes(table, claims)
-    rivals = {wanted.key, *clashes, *_writers(table, wanted.segment_id)} - beside
+    writers = _writers(table, wanted.segment_id) - {wanted.key}
+    rivals = ({wanted.key, *clashes} - beside) | writers
     table, standing = _settle(table, rivals, life)
     for row in standing:
         if row.key == wanted.key:
             return duplicate(row, life, now_ms)
     for row in standing:
-        if row.key not in clashes or row.key in _writers(table, wanted.segment_id):
+        if row.key in writers:
             return segment_conflict(row, life, now_ms)
     if standing:
         pairs = [(row, *rules) for row in standing for rules in clashes[row.key]]

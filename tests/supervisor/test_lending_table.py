@@ -29,6 +29,7 @@ from protocol.errors import (
 from protocol.scope import Permission, Scope, ScopeRule, effective_permission
 from supervisor.core import allocations
 from supervisor.core.allocations import (
+    TOP_LEVEL,
     Adoption,
     Allocation,
     AllocationState,
@@ -569,6 +570,31 @@ def test_children_come_back_to_a_restored_pod_that_has_nobody_above() -> None:
     assert not writes_in_effect(table, "top", "/w/m/x")
 
 
+@pytest.mark.parametrize("order", [("top", "middle", "leaf"), ("leaf", "middle", "top")])
+def test_a_line_whose_rows_are_gone_comes_back_in_any_order_around_a_pod_that_lives(
+    order: Sequence[str],
+) -> None:
+    """What is below a pod is what hangs on it where nobody between is there."""
+    targets = {"top": "/w", "middle": "/w/m", "leaf": "/w/m/l"}
+    table, there = family(), {"bud"}
+    for pod in order:
+        table = release(table, pod)
+    for pod in order:
+        at = list(targets).index(pod)
+        below = next(one for one in [*targets, "bud"][at + 1 :] if one in there)
+        where = line(*reversed(list(targets)[:at]), below={below})
+        table = accepted(enter(table, row(pod, write(targets[pod]), incarnation=2), where))
+        there.add(pod)
+    assert parents(table) == parents(family())
+
+
+def test_a_child_comes_back_that_was_passed_on_to_nobody_when_its_whole_line_went() -> None:
+    table = Table.of([row("leaf", write("/w/m/l"))])
+    table = accepted(enter(table, row("top", read("/w")), TOP_LEVEL))
+    table = accepted(enter(table, row("middle", write("/w/m")), line("top", below={"leaf"})))
+    assert parents(table) == {"leaf": "middle", "top": None, "middle": "top"}
+
+
 def test_a_child_that_comes_back_raises_the_numbers_of_all_above_it() -> None:
     table = release(family(), "middle")
     before = numbers(table)
@@ -716,6 +742,7 @@ class Families(RuleBasedStateMachine):
         self.records: dict[str, Record] = {}
         self.known: dict[tuple[str, int], Life] = {}
         self.newest: dict[str, int] = {}
+        self.resting: set[str] = set()
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -737,8 +764,13 @@ class Families(RuleBasedStateMachine):
 
     def line(self, pod: str, parent: str | None) -> Line:
         above = [Lender(name, self.records[name].delegation) for name in self.line_above(parent)]
-        below = [name for name, record in self.records.items() if record.parent == pod]
+        below = [name for name in self.records if self.next_above(name, pod) == pod]
         return Line(tuple(above), frozenset(below))
+
+    def next_above(self, name: str, pod: str) -> str | None:
+        """The nearest above that is not at rest, once the pod is there."""
+        above = self.line_above(self.records[name].parent)
+        return next((one for one in above if one == pod or one not in self.resting), None)
 
     def next_of(self, pod: str, rules: Iterable[ScopeRule]) -> Allocation:
         number = self.newest[pod] = self.newest.get(pod, 0) + 1
@@ -754,6 +786,7 @@ class Families(RuleBasedStateMachine):
     def started(self, outcome: Table | PodsupError, wanted: Allocation, record: Record) -> bool:
         if self.take(outcome):
             self.records[wanted.pod] = record
+            self.resting.discard(wanted.pod)
             return True
         self.known[wanted.pod, wanted.incarnation] = "dead"
         return False
@@ -825,6 +858,7 @@ class Families(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.living()))
         self.known[one.pod, one.incarnation] = "dead"
         assert self.take(allocations.release(self.table, one.key, one.token, self.life))
+        self.resting.add(one.pod)
 
     @precondition(lambda self: self.kept())
     @rule(
@@ -847,7 +881,10 @@ class Families(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(list(self.table.rows.values())))
         token = f"{one.pod}-{one.incarnation - is_late}"
         outcome = allocations.release(self.table, one.key, token, self.life)
-        assert self.take(outcome) is (self.life(one) == "dead" and not is_late)
+        is_gone = self.take(outcome)
+        assert is_gone is (self.life(one) == "dead" and not is_late)
+        if is_gone:
+            self.resting.add(one.pod)
 
     def at_rest(self) -> list[str]:
         living = {one.pod for one in self.living()}
@@ -864,6 +901,13 @@ class Families(RuleBasedStateMachine):
         outcome = allocations.enter(self.table, wanted, self.life, line=where, now_ms=NOW_MS)
         if self.started(outcome, wanted, record) and not is_kept:
             self.check_lent(pod)
+        if isinstance(outcome, WriteConflict) and not self.settled():
+            own = {name for name in self.records if pod in self.line_above(name)}
+            assert not set(holders(outcome)) <= {*own, *self.line_above(pod)}
+
+    def settled(self) -> set[str]:
+        """Those whose row went to somebody in whose way it stood; the fleet does not know yet."""
+        return self.records.keys() - self.resting - {name for _, name in self.table.rows}
 
     def forgettable(self) -> list[str]:
         recorded = {record.parent for record in self.records.values()}
@@ -874,7 +918,9 @@ class Families(RuleBasedStateMachine):
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         """Have the name free for another pod, elsewhere in the fleet."""
-        del self.records[data.draw(st.sampled_from(self.forgettable()))]
+        pod = data.draw(st.sampled_from(self.forgettable()))
+        del self.records[pod]
+        self.resting.discard(pod)
 
     # -- what holds ------------------------------------------------------------------------------
 
