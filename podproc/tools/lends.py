@@ -69,11 +69,13 @@ class Lends:
     async def lend(self, asked: ScopeLend, view: ScopeView, keeper: Keeper) -> None:
         """Have it take effect; raises Conflict, and nothing has changed then.
 
-        What only gives back takes effect at once, whatever is waited for.
+        What only gives back takes effect at once, whatever is waited for; the answer still means
+        that all of it is clear.
         """
         if asked.number > self.number and not self._new(asked, (*self._clear, *self._pending)):
             self._state(asked.lent, asked.number)
-            return
+            if not self._new(asked, self._clear):
+                return
         async with self._turn:
             new = self._new(asked, self._clear)
             if asked.number <= self.number and self._new(asked, self._said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from podproc.tools import lends as lends_module
 from podproc.tools.base import Registry, ToolResult, off_loop
 from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
 from podproc.tools.fsview import FileState, ScopeDenied, ScopeView
+from podproc.tools.keeper import children
 from podproc.tools.keeper_client import Command, Keeper, KeeperError, KeeperLevel
 from podproc.tools.lends import Lends
 from podproc.tools.search import Glob
@@ -470,11 +472,14 @@ def test_a_return_passes_a_lend_that_still_waits(ws: Path) -> None:
             with HeldWrite(lender.view, "src/a", []):
                 second = asyncio.create_task(lender.lend(2, lent(ws / "lib"), lent(ws / "src")))
                 await waits(lender, second)
-                await lender.lend(3, lent(ws / "src"))
-                assert not second.done()
+                third = asyncio.create_task(lender.lend(3, lent(ws / "src")))
+                await asyncio.sleep(0)
                 assert await lender.may_write("lib/new")
                 assert not await lender.may_write("src/new")
+                assert not second.done()
+                assert not third.done(), "it is not clear yet"
             await second
+            await third
             assert (lender.lends.number, lender.lends.lent) == (3, (lent(ws / "src"),))
 
     run(main())
@@ -658,5 +663,92 @@ def test_what_is_given_back_or_lent_already_concerns_no_command(ws: Path) -> Non
             assert not await lender.may_write("lib/new")
             assert await lender.may_write("doc/new")
             await in_thread(lambda: all_run([seconds]), "it still runs")
+
+    run(main())
+
+
+# -- nothing is agreed to that is not so
+
+
+def test_a_statement_asked_again_is_agreed_to_when_the_first_one_is(ws: Path) -> None:
+    async def main() -> None:
+        async with lending(ws) as lender:
+            with HeldWrite(lender.view, "lib/a", []):
+                first = asyncio.create_task(lender.lend(1, lent(ws / "lib")))
+                await in_thread(lender.view.is_waited_for.is_set, "the first waits")
+                again = asyncio.create_task(lender.lend(1, lent(ws / "lib")))
+                later = asyncio.create_task(lender.lend(2, lent(ws / "lib")))
+                assert await lender.may_write("doc/new")  # so each has had its turn
+                assert not any(lend.done() for lend in (first, again, later))
+            await asyncio.gather(first, again, later)
+
+    run(main())
+
+
+def test_what_was_refused_is_not_taken_for_clear_by_the_next_statement(
+    ws: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lends_module, "PATIENCE_S", 0.05)
+    one, other = lent(ws / "lib", "kid"), lent(ws / "doc", "other")
+
+    async def main() -> None:
+        async with lending(ws) as lender:
+            with HeldWrite(lender.view, "lib/a", []):
+                first = asyncio.create_task(lender.lend(1, one))
+                second = asyncio.create_task(lender.lend(2, one, other))
+                await asyncio.wait({first, second})
+                assert isinstance(first.exception(), Conflict)
+                assert isinstance(second.exception(), Conflict), "the write in lib goes on"
+
+    run(main())
+
+
+@pytest.mark.process
+def test_a_lend_is_not_agreed_to_by_a_pod_whose_keeper_does_not_answer(
+    ws: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lends_module, "PATIENCE_S", 0.3)
+    [mark] = marks(1)
+
+    async def main() -> None:
+        async with lending(ws) as lender:
+            await start(lender.keeper, f"sleep {mark}; :")
+            await in_thread(lambda: all_run([mark]), "it runs")
+            outer = lender.keeper.pid
+            assert outer is not None
+            stopped = [outer, *children(outer)]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(Conflict, match="cannot be known"):
+                    await lender.lend(1, lent(ws / "lib"))
+                assert await lender.may_write("lib/new")
+            finally:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGCONT)
+            await lender.lend(2, lent(ws / "lib"), stop_jobs=True)
+
+    run(main())
+
+
+@pytest.mark.process
+def test_a_lend_waits_for_the_proof_that_a_keeper_which_died_took_all_along(ws: Path) -> None:
+    [mark] = marks(1)
+
+    async def main() -> None:
+        async with lending(ws) as lender:
+            await start(lender.keeper, f"sleep {mark}; :")
+            await in_thread(lambda: all_run([mark]), "it runs")
+            outer = lender.keeper.pid
+            assert outer is not None
+            [inner] = children(outer)
+            os.kill(inner, signal.SIGSTOP)  # so that it is slow to notice
+            os.kill(outer, signal.SIGKILL)
+            await in_thread(lambda: lender.keeper.pid is None, "its death is noticed")
+            lend = asyncio.create_task(lender.lend(1, lent(ws / "lib")))
+            await in_thread(lambda: not lend.done(), "it waits")
+            os.kill(inner, signal.SIGCONT)
+            await lend
+            assert sleepers(mark) == set()
 
     run(main())

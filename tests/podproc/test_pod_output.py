@@ -16,7 +16,7 @@ from podproc.session.files import OsFiles
 from podproc.session.line import encode_line
 from podproc.session.log import SegmentLog
 from podproc.session.store import SessionStore
-from podproc.tools.pod_output import MOST_BYTES, PLACES, PodOutputs, Said
+from podproc.tools.pod_output import BETWEEN, MOST_BYTES, PLACES, PodOutputs, Said
 from protocol.entries import (
     AssistantItem,
     Entry,
@@ -445,3 +445,40 @@ def test_what_cannot_be_read_is_an_error_and_is_read_once_it_can_be(
     child.log.path.rmdir()
     os.rename(hidden, child.log.path)
     assert read(outputs) == ["one"]
+
+
+def test_what_was_read_and_not_shown_comes_again(child: Child, tmp_path: Path) -> None:
+    child.say("one", "two")
+    outputs = PodOutputs(tmp_path)
+    assert outputs.read("kid", KID).texts == outputs.read("kid", KID).texts == ("one", "two")
+
+
+def test_a_segment_that_cannot_be_read_takes_nothing_of_the_one_before_along(
+    child: Child, outputs: PodOutputs
+) -> None:
+    child.say("one")
+    child.rotate()
+    child.say("two")
+    hidden = child.log.path.with_suffix(".hidden")
+    child.log.path.rename(hidden)
+    child.log.path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        outputs.read("kid", KID)
+    child.log.path.rmdir()
+    hidden.rename(child.log.path)
+    assert read(outputs) == ["one", "two"]
+
+
+def test_many_small_texts_come_whole_whatever_stands_between_them(
+    child: Child, tmp_path: Path
+) -> None:
+    child.say(*["ab"] * 300)
+    outputs = Reader(tmp_path, most=256)
+    texts: list[str] = []
+    while True:
+        said = outputs.read("kid", KID)
+        assert len(BETWEEN.join(said.texts).encode()) <= 256
+        texts += said.texts
+        if not said.more:
+            break
+    assert texts == ["ab"] * 300
