@@ -68,17 +68,24 @@ def is_free(path: Path) -> bool | None:
 def note(path: Path, text: bytes) -> None:
     """Write into a lock's file what its holder claims; nothing where there is no file.
 
-    Not synced: what a power failure takes, it takes with the holder.
+    Not synced: what a power failure takes, it takes with the holder. One line, in one write; what
+    stands behind its end is of an earlier note.
     """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     try:
-        os.pwrite(fd, text, 0)
-        os.ftruncate(fd, len(text))
+        line = text + b"\n"
+        os.pwrite(fd, line, 0)
+        os.ftruncate(fd, len(line))
     finally:
         os.close(fd)
+
+
+def noted(path: Path) -> bytes:
+    """Return what was noted, empty where nothing was; raises FileNotFoundError."""
+    return path.read_bytes().partition(b"\n")[0]
 
 
 def remove(path: Path) -> None:

@@ -358,7 +358,7 @@ class ScopeTable:
         for path in sorted(self._life.iterdir()) if self._life.exists() else []:
             is_held = life_lock.is_free(path) is False
             try:
-                if text := path.read_bytes():
+                if text := life_lock.noted(path):
                     (live if is_held else others).append(Allocation.model_validate_json(text))
             except FileNotFoundError:
                 continue
@@ -371,8 +371,7 @@ class ScopeTable:
                 next_step="end all fleets of this user with `podsup down`, and start them again",
                 locks=[*untold],
             )
-        in_order = sorted(live, key=lambda row: (row.since_ms, row.incarnation))
-        return allocations.rebuilt(in_order, before, others)
+        return allocations.rebuilt(_oldest_first(live), before, _oldest_first(others))
 
     def _note(self, rows: Iterable[Allocation]) -> None:
         """Write rows into the files of their life locks, too: after they are granted, never before.
@@ -442,6 +441,11 @@ class _TableText:
         table = Table.of(rows.values())
         self._text, self._table, self._rows = text, table, rows
         return table
+
+
+def _oldest_first(rows: Iterable[Allocation]) -> Sequence[Allocation]:
+    """Return rows in the order they came: of two incarnations of a pod the later one counts."""
+    return sorted(rows, key=lambda row: (row.since_ms, row.incarnation))
 
 
 def _line_of(row: Allocation) -> bytes:

@@ -286,7 +286,7 @@ BUDGETS = st.fixed_dictionaries(
     },
 )
 PARENT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "scope": scopes(),
+    "scope": st.fixed_dictionaries({"deny": st.lists(st.sampled_from(SCOPE_RULES), max_size=2)}),
     "delegation_scope": scopes(least=1),
     "permissions": policies(),
     "sandbox": SANDBOXES,
@@ -297,10 +297,8 @@ PARENT: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 
 def parents(keys: Sequence[str]) -> st.SearchStrategy[dict[str, Any]]:
     """Return parents that always lend something, and differ where it matters to these keys."""
-    always = {"delegation_scope", "permissions", *keys} & PARENT.keys() - {"scope"}
-    return st.fixed_dictionaries(
-        {key: PARENT[key] for key in sorted(always)}, optional={"scope": PARENT["scope"]}
-    )
+    wanted = {"delegation_scope", "permissions", *keys} & PARENT.keys()
+    return st.fixed_dictionaries({key: PARENT[key] for key in sorted(wanted)})
 
 
 ASKED_SCOPES = scopes([*SCOPE_RULES, *OWN_RULES * 8])
