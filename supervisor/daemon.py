@@ -60,6 +60,7 @@ from supervisor.core.fleet_record import (
     Reported,
 )
 from supervisor.core.fleet_record import Told as ToldRecord
+from supervisor.core.reports import Report
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
@@ -114,7 +115,8 @@ class Daemon:
             body = c.Started.from_wire(done.reply)
             self._fleet.remember(OPERATOR, done.id, body, time.monotonic())
         self._fleet.upward.remember(
-            (one.parent, one.event_id, one.event) for one in record.reports.values()
+            Report(one.parent, one.event_id, one.event, one.while_away)
+            for one in record.reports.values()
         )
         for pod in taken.pods:
             add_pod(self._fleet, boot, paths, taken.journal, pod)
@@ -383,7 +385,8 @@ class Daemon:
     # -- instructions
 
     def _do(self, instructions: list[f.Instruction]) -> None:
-        for instruction in instructions:
+        """Carry out what the fleet wants; answers last, behind what they are about on the disk."""
+        for instruction in sorted(instructions, key=lambda one: isinstance(one, f.Reply)):
             match instruction:
                 case f.ForPod(pod, what):
                     self._do_for_pod(pod, what)
@@ -397,8 +400,10 @@ class Daemon:
                     self._ask(pod, TASK_REQUEST, run, TASK_DEADLINE_S)
                 case f.Reply():
                     self._background.spawn(self._answer_control(instruction))
-                case f.StoreReport(parent, event_id, report):
-                    reported = Reported(parent=parent, event_id=event_id, event=report)
+                case f.StoreReport(parent, event_id, report, while_away):
+                    reported = Reported(
+                        parent=parent, event_id=event_id, event=report, while_away=while_away
+                    )
                     self._on_disk_later(self._taken.journal.note, reported)
                 case f.ForgetReports(parent, event_ids):
                     told = ToldRecord(parent=parent, event_ids=event_ids)

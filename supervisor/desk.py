@@ -35,6 +35,17 @@ _PODS_MAY_SAY: dict[str, frozenset[str] | None] = {
 """The keys that a pod's spawn may have; where a set stands, the keys of that table."""
 
 
+def _null_in(table: Any) -> str | None:
+    """Return the first key of a table, or of one in it, whose value is null."""
+    items = table.items() if isinstance(table, dict) else enumerate(table)
+    for key, value in items:
+        if value is None:
+            return str(key)
+        if isinstance(value, dict | list) and (inner := _null_in(value)) is not None:
+            return f"{key}.{inner}"
+    return None
+
+
 class Desk:
     """Answers for one fleet; every method blocks."""
 
@@ -85,6 +96,8 @@ class Desk:
         """
         from supervisor.fleet_file import resolve_child, resolve_pod  # only a spawn pays for it
 
+        if (key := _null_in(spawn.table)) is not None:
+            raise InvalidRequest(f"{key}: null is no value; leave the key out")
         table = self._as_pods_may(spawn.table) if by_pod else spawn.table
         if parent is not None:
             manifest = resolve_child(table, parent, supervisor=self._boot.supervisor)
@@ -119,6 +132,8 @@ class Desk:
                 raise Forbidden(f"a pod may not say {told} of its child; a profile may")
         if (name := table.get("profile")) is None:
             return table
+        if not isinstance(name, str):
+            raise InvalidRequest("profile: should be the name of a profile")
         beside = Path(self._boot.file).parent / "profiles"
         offered = {
             file.stem: file

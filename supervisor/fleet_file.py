@@ -234,7 +234,11 @@ class _Resolver:
         own = Layer(source, at, self.check.validated(PodTable, source, at))
         layers = (*self._profile(own), own)
         settings: Data = {**inherited(parent), "name": "unnamed"}
+        base = Layer(source, at, settings)
         for layer in layers:
+            if layer.has("workspace"):
+                told = f"a child has its parent's workspace, {parent.workspace}"
+                self.check.add(layer.source, (*layer.at, "workspace"), told)
             settings = merged(settings, self.files.in_place(layer, parent.workspace))
         asked = Permissions.model_validate(settings.pop("permissions", {}))
         if not any(layer.has("feature", "pods") for layer in layers):
@@ -242,6 +246,8 @@ class _Resolver:
             settings["feature"]["pods"] = parent.feature.pods and lends
         manifest = PodManifest.model_validate(settings)
         policy = narrowed(parent.permissions, asked)
+        if manifest.model.scheme is parent.model.scheme:
+            layers = (base, *layers)  # the model's id may be the parent's
         pod = ResolvedPod(manifest.model_copy(update={"permissions": policy}), layers)
         check_pod(self.check, pod)
         if effective_permission(pod.manifest.scope, pod.manifest.cwd) is None:

@@ -104,7 +104,7 @@ class Lending:
         self._asked[pod, request_id] = answer
         method = ScopeLend(lent=lends.lent, number=lends.number, stop_jobs=stop_jobs)
         self._ask(pod, request_id, method, SILENT_S)
-        refusal: PodsupError | None = await answer
+        refusal: PodsupError | None = await asyncio.shield(answer)
         if refusal is not None and not isinstance(refusal, Conflict):
             say(f"{pod}: scope_lend {lends.number} was not answered: {refusal}")
         return refusal
@@ -115,8 +115,7 @@ class Lending:
             return Conflict(
                 f"{lender} cannot lend {child!r} its scope: {refusal}",
                 next_step=refusal.next_step,
-                lender=lender,
-                **refusal.details,
+                **{**refusal.details, "lender": lender},
             )
         return Unreachable(
             f"{lender} does not answer and so cannot lend {child!r} its scope: {refusal}",

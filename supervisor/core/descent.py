@@ -20,12 +20,14 @@ authorities of the parent are apart: what it may lend may be more than what its 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from protocol.manifest import (
     Action,
     Budget,
     Feature,
+    Limits,
     Permissions,
     PodManifest,
     Restart,
@@ -56,7 +58,8 @@ NOT_INHERITED = frozenset(
 _STRICTNESS = [Action.ALLOW, Action.ASK, Action.DENY]
 _MODES = [SandboxMode.OFF, SandboxMode.PREFER, SandboxMode.REQUIRE]
 _LEVELS = [SandboxLevel.LANDLOCK, SandboxLevel.NAMESPACES]
-_TOOLS = ("mcp", "hooks", "plugins", "web", "memory")
+_NO_BOUNDS = ("nice", "oom_score_adj")
+"""Limits that say how, and not how much."""
 
 
 def inherited(parent: PodManifest) -> dict[str, Any]:
@@ -101,14 +104,12 @@ def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
     yield from _beyond_permissions(parent.permissions, child.permissions)
     yield from _beyond_sandbox(parent.sandbox, child.sandbox)
     yield from _beyond_features(parent.feature, child.feature)
-    yield from _beyond_budget(parent.budget, child.budget)
+    yield from _beyond_bounds("budget", parent.budget, child.budget)
+    yield from _beyond_bounds("limits", parent.limits, child.limits)
     for key in ("fleet", "workspace"):
         if getattr(child, key) != getattr(parent, key):
             yield f"{key}: a child has its parent's, {getattr(parent, key)}"
-    for key in _TOOLS:
-        given = getattr(child, key)
-        if given != getattr(parent, key) and given != PodManifest.model_fields[key].get_default():
-            yield f"{key}: a child has its parent's or none"
+    yield from _beyond_tools(parent, child)
     if child.essential:
         yield "essential: the end of a child cannot be the end of the fleet"
 
@@ -140,7 +141,10 @@ def _unreadable(parent: PodManifest) -> tuple[ScopeRule, ...]:
 
 def _beyond_permissions(parent: Permissions, child: Permissions) -> Iterator[str]:
     refusals = tuple(rule for rule in parent.rule if rule.action is not Action.ALLOW)
-    if child.rule[: len(refusals)] != refusals:
+    first = list(takewhile(lambda rule: rule.action is not Action.ALLOW, child.rule))
+    own = (n for n, rule in enumerate(first) if rule.action is Action.ASK and rule not in refusals)
+    before_its_own = first[: next(own, len(first))]  # to ask is softer than to refuse
+    if any(rule not in before_its_own for rule in refusals):
         yield "permissions: the parent's refusals do not come first"
     if _STRICTNESS.index(child.default_action) < _STRICTNESS.index(parent.default_action):
         yield f"permissions.default_action: the parent's is {parent.default_action}"
@@ -174,8 +178,23 @@ def _beyond_features(parent: Feature, child: Feature) -> Iterator[str]:
             yield f"feature.{key}: a child has its parent's or none"
 
 
-def _beyond_budget(parent: Budget, child: Budget) -> Iterator[str]:
+def _beyond_bounds(table: str, parent: Budget | Limits, child: Budget | Limits) -> Iterator[str]:
     for key, most in parent:
         wanted = getattr(child, key)
-        if most is not None and (wanted is None or wanted > most):
-            yield f"budget.{key}: the parent's is {most:g}"
+        if key not in _NO_BOUNDS and most is not None and (wanted is None or wanted > most):
+            yield f"{table}.{key}: the parent's is {most:g}"
+
+
+def _beyond_tools(parent: PodManifest, child: PodManifest) -> Iterator[str]:
+    """Yield what runs outside of every bound and is not the parent's, too."""
+    mine = parent.mcp.servers
+    servers = [name for name, one in child.mcp.servers.items() if mine.get(name) != one]
+    if servers or child.mcp.trust > parent.mcp.trust:
+        yield "mcp: a child has its parent's or none"
+    for key in ("hooks", "plugins"):
+        if any(one not in getattr(parent, key) for one in getattr(child, key)):
+            yield f"{key}: a child has its parent's or none"
+    for key in ("web", "memory"):
+        given = getattr(child, key)
+        if given is not None and given != getattr(parent, key):
+            yield f"{key}: a child has its parent's or none"

@@ -70,6 +70,8 @@ from supervisor.core.restart import Exit
 from supervisor.core.upward import Upward
 
 TOMBSTONES = 100
+IS_UP = (Phase.FORKING, Phase.JOINING, Phase.READY, Phase.UNREACHABLE)
+"""It is there, or on its way: nobody has to start it."""
 EXIT_ESSENTIAL = 9
 EXIT_NOTHING = 1
 
@@ -189,7 +191,7 @@ class Fleet(FleetReads):
                 self.members[pod].stop_jobs = stop_jobs
                 out = self._start(request_id, "spawn", (pod,), "spawn asked")
             case Withdrawn(pod):
-                out = self._forget(pod)
+                out = self._withdraw(pod)
             case Released(pod):
                 out = self._on_released(pod)
             case ReportAnswered():
@@ -507,7 +509,8 @@ class Fleet(FleetReads):
     def _delete(self, asked: Asked, pods: tuple[str, ...]) -> tuple[Wire, list[Instruction]]:
         names = tuple(dict.fromkeys(pods))
         for name in names:
-            if self.member(name).life.phase not in AT_REST:
+            member = self.member(name)
+            if member.life.phase not in AT_REST or member.releasing:
                 raise Conflict(
                     f"pod {name} is {self.members[name].life.status}; stop it first",
                     next_step=f"podsup stop {name}",
@@ -538,12 +541,20 @@ class Fleet(FleetReads):
                 out.append(self._family_of(other))
         return out
 
+    def _withdraw(self, name: str) -> list[Instruction]:
+        """A pod that never was leaves, with whatever waits for it as failed."""
+        if name not in self.members:
+            return []
+        self.members[name].releasing = False
+        self._touched.add(name)
+        return [*self._settle(), *self._forget(name)]
+
     @staticmethod
     def _family_of(member: Member) -> SaveFamily:
         return SaveFamily(member.name, member.parent, member.peers, member.tombstones)
 
     def _restore(self, asked: Asked, name: str) -> tuple[Wire, list[Instruction]]:
-        is_live = self.member(name).life.phase not in NO_PROCESS
+        is_live = self.member(name).life.phase in IS_UP
         reply, out = self._each(asked, "restore", (name,), s.Start("restore asked"))
         outcome = "already_live" if is_live else "restored"
         self.operations[asked.request_id].result["outcome"] = outcome

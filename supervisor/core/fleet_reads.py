@@ -101,7 +101,9 @@ class FleetReads:
     def is_replaceable(self, name: str) -> bool:
         """Whether a pod was spawned, never came up, and is gone: its name is free."""
         member = self.members.get(name)
-        return member is not None and member.newborn and member.life.phase in AT_REST
+        if member is None or member.releasing:
+            return False
+        return member.newborn and member.life.phase in AT_REST
 
     def require_free(self, name: str) -> None:
         """Raise DuplicatePod when the fleet has a pod of this name."""

@@ -99,12 +99,13 @@ class Deleted(Wire):
 
 
 class Reported(Wire):
-    """A parent is to be told this of a child."""
+    """A parent is to be told this of a child; `while_away`: it came while it was at rest."""
 
     kind: Literal["reported"] = "reported"
     parent: str
     event_id: str
     event: PodEvent
+    while_away: bool = False
 
 
 class Told(Wire):

@@ -207,11 +207,12 @@ class DeliverTask:
 
 @dataclass(frozen=True, slots=True)
 class StoreReport:
-    """Write down that a parent is to be told this."""
+    """Write down that a parent is to be told this; `while_away`: it came while it was at rest."""
 
     parent: str
     event_id: str
     event: PodEvent
+    while_away: bool = False
 
 
 @dataclass(frozen=True, slots=True)

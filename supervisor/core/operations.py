@@ -168,8 +168,7 @@ def _gone(member: Member, since: int) -> Verdict:
 
 def _ready(member: Member, since: int) -> Verdict:
     if member.life.phase is Phase.FAILED:
-        is_settling = member.releasing and not member.newborn
-        return None if is_settling else member.life.reason
+        return None if member.releasing else member.life.reason
     if member.life.phase is Phase.STOPPED:
         return f"stopped: {member.life.cause}"
     if not member.is_ready or member.life.incarnation <= since:

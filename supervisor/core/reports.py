@@ -19,13 +19,15 @@ CAPACITY = 128
 class Report:
     """One report; `sent_at` is when it was last handed out, None when it is to be.
 
-    `while_away`: it came while its parent was at rest, where only somebody's wish could wake it.
+    `while_away`: it came while its parent was at rest, where only somebody's wish could wake it;
+    `as_news`: it is told among other things, and wakes nobody.
     """
 
     parent: str
     event_id: str
     event: PodEvent
     while_away: bool = False
+    as_news: bool = False
     sent_at: float | None = None
 
     @property
@@ -41,8 +43,12 @@ class Reports:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, Report]] = {}
 
+    def knows(self, report: Report) -> bool:
+        """Say whether this report waits already."""
+        return report.event_id in self._waiting.get(report.parent, {})
+
     def store(self, report: Report) -> list[Report]:
-        """Take a report, a known one too; returns those that had to go for it."""
+        """Take a report; returns those that had to go for it."""
         waiting = self._waiting.setdefault(report.parent, {})
         waiting.setdefault(report.event_id, report)
         over = len(waiting) - CAPACITY

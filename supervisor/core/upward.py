@@ -44,10 +44,10 @@ class Upward:
         self._members = members
         self._reports = Reports()
 
-    def remember(self, reports: Iterable[tuple[str, str, PodEvent]]) -> None:
-        """Take over (parent, event id, event) from an earlier supervisor's journal."""
-        for parent, event_id, event in reports:
-            self._reports.store(Report(parent, event_id, event))
+    def remember(self, reports: Iterable[Report]) -> None:
+        """Take over what an earlier supervisor's journal says."""
+        for report in reports:
+            self._reports.store(report)
 
     def report(self, sender: str, event_id: str, event: PodEvent, now: float) -> list[Instruction]:
         """Take what a pod reports of itself; what only a supervisor may tell is nothing.
@@ -98,19 +98,9 @@ class Upward:
     def greet(self, parent: Member, *, is_new: bool, now: float) -> list[Instruction]:
         """Tell a parent that can be spoken to what waits for it."""
         waiting = self._reports.due(parent.name, before=now)
-        out: list[Instruction] = []
-        missed = [report for report in waiting if is_new and report.is_news]
-        if missed:
-            request_id = f"{parent.name}/{parent.life.incarnation}/while_away"
-            news = tuple(
-                News(event_id=report.event_id, line=line_for_model(report.event))
-                for report in missed
-            )
-            out.append(DeliverNews(parent.name, request_id, "While you were away:", news))
-            waiting = [report for report in waiting if report not in missed]
-            for report in missed:
-                report.sent_at = now
-        return out + self._hand_out(waiting, now)
+        for report in waiting:
+            report.as_news = report.as_news or (is_new and report.is_news)
+        return self._hand_out(waiting, now)
 
     def tick(self, now: float) -> list[Instruction]:
         """Try again what was handed out and is not taken."""
@@ -137,16 +127,31 @@ class Upward:
     def _tell(self, parent: str, event_id: str, event: PodEvent, now: float) -> list[Instruction]:
         away = self._members[parent].life.phase in AT_REST
         report = Report(parent, event_id, event, while_away=away)
+        if self._reports.knows(report):
+            return []
         dropped = self._reports.store(report)
-        out: list[Instruction] = [StoreReport(parent, event_id, event)]
+        out: list[Instruction] = [StoreReport(parent, event_id, event, away)]
         if dropped:
             out.append(ForgetReports(parent, tuple(one.event_id for one in dropped)))
         is_ready = self._members[parent].is_ready
         return out + (self._hand_out([report], now) if is_ready else [])
 
     def _hand_out(self, reports: Iterable[Report], now: float) -> list[Instruction]:
+        """Send what is due: each by itself, and what is news in one notification."""
         out: list[Instruction] = []
+        news: list[Report] = []
         for report in reports:
             report.sent_at = now
-            out.append(DeliverReport(report.parent, report.event_id, report.event))
-        return out
+            if report.as_news:
+                news.append(report)
+            else:
+                out.append(DeliverReport(report.parent, report.event_id, report.event))
+        return [*(self._news(news) if news else ()), *out]
+
+    def _news(self, reports: list[Report]) -> list[Instruction]:
+        parent = self._members[reports[0].parent]
+        request_id = f"{parent.name}/{parent.life.incarnation}/while_away"
+        lines = tuple(
+            News(event_id=report.event_id, line=line_for_model(report.event)) for report in reports
+        )
+        return [DeliverNews(parent.name, request_id, "While you were away:", lines)]

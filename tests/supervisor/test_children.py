@@ -17,7 +17,7 @@ from protocol.errors import DuplicatePod, Internal, InvalidRequest, SegmentConfl
 from protocol.manifest import Restart
 from protocol.pod_events import PodEvent, ShutDown
 from protocol.scope import Permission, Scope, ScopeRule
-from protocol.status import Flag, Relation
+from protocol.status import Flag, OperationState, Relation
 from supervisor import life_lock
 from supervisor.boot import Boot
 from supervisor.core import instructions as li
@@ -33,6 +33,7 @@ from supervisor.core.fleet_terms import (
     Publish,
     Refused,
     Released,
+    Reply,
     SaveFamily,
     Spawned,
     StoreReport,
@@ -890,3 +891,37 @@ def test_pod_whose_session_is_there_can_be_restored(shelf: Shelf) -> None:
     shelf.log('{"kind": "segment_start"}\n')
     shelf.hold(shelf.table, "kid")
     shelf.desk.require_restorable("kid")
+
+
+# -- while a claim is on its way back
+
+
+def test_pod_whose_claim_is_not_back_yet_is_not_deleted() -> None:
+    fleet = Driven(gives_back=False)
+    fleet.add("boss")
+    fleet.fleet.add(manifest("kid"), policy=LifePolicy(), limits=HealthLimits(), parent="boss")
+    fleet.up("boss", "kid")
+    fleet.gone("kid")
+    out = fleet.ask(c.Delete(pods=("kid",)), "delete")
+    assert [one.ok for one in out if isinstance(one, Reply)] == [False]
+    fleet.feed(Released("kid"))
+    out = fleet.ask(c.Delete(pods=("kid",)), "delete again")
+    assert [one.ok for one in out if isinstance(one, Reply)] == [True]
+
+
+def test_spawn_that_crashed_has_failed_only_when_its_reservation_is_gone() -> None:
+    fleet = Driven(gives_back=False).add("boss").up("boss")
+    fleet.fleet.add(
+        manifest("kid"),
+        policy=LifePolicy(restart=Restart.NEVER),
+        limits=HealthLimits(),
+        parent="boss",
+    )
+    fleet.feed(Spawned("q", "kid"))
+    fleet.fork("kid")
+    fleet.gone("kid", CRASH)
+    assert not fleet.is_done()
+    assert not fleet.fleet.is_replaceable("kid")
+    fleet.feed(Released("kid"))
+    assert fleet.operation().state is OperationState.FAILED
+    assert fleet.fleet.is_replaceable("kid")

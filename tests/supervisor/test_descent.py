@@ -564,8 +564,21 @@ def test_a_profile_gives_no_more_than_a_call(ground: Ground) -> None:
             ground.child(parent, profile=profile)
 
 
-def test_a_child_has_its_parents_workspace_whatever_it_names(ground: Ground) -> None:
-    assert ground.child(ground.parent(), workspace="/").workspace == ground.at("w")
+def test_a_child_has_its_parents_workspace_and_may_name_none(ground: Ground) -> None:
+    assert ground.child(ground.parent()).workspace == ground.at("w")
+    with pytest.raises(FleetFileInvalid, match="a child has its parent's workspace"):
+        ground.child(ground.parent(), workspace="/")
+
+
+def test_a_child_of_a_parent_that_was_widened_is_still_within_it(ground: Ground) -> None:
+    rules = [{"tool": tool, "action": "deny"} for tool in ("Bash", "Write")]
+    child = ground.child(ground.parent(permissions={"rule": rules}))
+    assert exceeds(ground.parent(permissions={"rule": rules[1:]}), child) == []
+
+
+def test_a_child_has_its_parents_model_with_its_id(ground: Ground) -> None:
+    model = {"scheme": "anthropic", "model_id": "x"}
+    assert ground.child(ground.parent(model=model)).model.model_id == "x"
 
 
 # -- refused by the rules of any pod, or by the child's own

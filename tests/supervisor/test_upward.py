@@ -230,7 +230,7 @@ def test_report_that_the_incarnation_before_did_not_answer_is_delivered_to_the_n
 def test_report_of_an_earlier_supervisors_life_is_delivered_by_this_one() -> None:
     fleet = Driven().add("boss")
     bear(fleet, "kid", "boss")
-    fleet.fleet.upward.remember([("boss", "e1", failed()), ("boss", "e2", gone())])
+    fleet.fleet.upward.remember([Report("boss", "e1", failed()), Report("boss", "e2", gone())])
     fleet.start("boss")
     out = fleet.join("boss")
     assert delivered(out) == [("boss", "e1")]
@@ -240,7 +240,7 @@ def test_report_of_an_earlier_supervisors_life_is_delivered_by_this_one() -> Non
 
 def test_report_for_a_pod_that_the_fleet_has_no_more_harms_nobody() -> None:
     fleet = family()
-    fleet.fleet.upward.remember([("nobody", "e1", failed())])
+    fleet.fleet.upward.remember([Report("nobody", "e1", failed())])
     assert delivered(wait(fleet, 10, "boss", "kid")) == []
 
 
