@@ -26,7 +26,11 @@ def count_of(what: str, summary: str) -> int:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("more", [(), ("--damage",)], ids=["killed", "killed and damaged"])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--damage",), ("--damage", "both")],
+    ids=["killed", "killed and damaged", "killed and lost with its backup"],
+)
 def test_no_kill_wedges_the_table_or_lets_two_pods_write_one_path(more: Sequence[str]) -> None:
     done = subprocess.run(
         [*STRESS, *more],

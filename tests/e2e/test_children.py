@@ -549,7 +549,12 @@ def test_spawn_whose_task_is_not_accepted_says_that_the_child_lives_and_how_to_r
     assert known is not None
     in_the_way = family.home / "data/sessions" / uuid7(0, bytes(10))
     in_the_way.write_text("no folder: this session cannot begin")
-    here = {"name": "fated-deaf", "parent": "fated", "session_id": in_the_way.name}
+    here = {
+        "name": "fated-deaf",
+        "parent": "fated",
+        "session_id": in_the_way.name,
+        "segment_id": uuid7(1, bytes(10)),
+    }
     store.save(known.model_copy(update=here))
 
     told_no = refused(client, "fated", "spawn deaf")
