@@ -50,7 +50,7 @@ from protocol.errors import ErrorCode, PodsupError
 from protocol.scope import Permission, Scope, ScopeRule, clashes, effective_permission
 from supervisor import life_lock
 from supervisor.core import allocations
-from supervisor.core.allocations import Adoption, Allocation, Key, Lender, Line, Table
+from supervisor.core.rows import Adoption, Allocation, Key, Lender, Line, Table
 from supervisor.durable import write_atomically
 from supervisor.identity import Identity, identity_of
 from supervisor.scope_table import Claim, ScopeTable

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Set
 from protocol.errors import Conflict, PodsupError, Unreachable
 from protocol.methods import ScopeLend
 from supervisor.background import Background, say
-from supervisor.core.allocations import Lends
 from supervisor.core.fleet import Fleet
+from supervisor.core.rows import Lends
 from supervisor.scope_table import ScopeTable
 
 SILENT_S = 5.0

@@ -32,11 +32,11 @@ from supervisor import life_lock
 from supervisor.background import Background, say, wall_ms
 from supervisor.core import fleet_terms as f
 from supervisor.core import stimuli as s
-from supervisor.core.allocations import Adoption, Allocation, Lends
 from supervisor.core.descent import exceeds
 from supervisor.core.family import line, line_above, parent_of
 from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
+from supervisor.core.rows import Adoption, Allocation, Lends
 from supervisor.identity import identity_of
 from supervisor.journal import Journal
 from supervisor.lending import Ask, Lending

@@ -40,7 +40,7 @@ from protocol.errors import Internal, PodsupError, UnsupportedVersion
 from protocol.scope import Scope
 from supervisor import life_lock
 from supervisor.core import allocations
-from supervisor.core.allocations import TOP_LEVEL, Adoption, Allocation, Key, Lends, Line, Table
+from supervisor.core.rows import TOP_LEVEL, Adoption, Allocation, Key, Lends, Line, Table
 from supervisor.durable import write_atomically
 from supervisor.identity import Life, identity_of, is_same_process
 from supervisor.paths import make_private_dir, pod_id

@@ -21,8 +21,8 @@ from protocol.errors import Internal, PodsupError
 from protocol.ids import uuid7
 from protocol.manifest import PodManifest
 from supervisor import life_lock
-from supervisor.core.allocations import TOP_LEVEL, Allocation, Line
 from supervisor.core.fleet_record import Intent
+from supervisor.core.rows import TOP_LEVEL, Allocation, Line
 from supervisor.journal import Journal
 from supervisor.logs import open_log
 from supervisor.paths import Paths

@@ -27,8 +27,8 @@ from supervisor import jsonl, life_lock
 from supervisor.choice import running_fleets
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
-from supervisor.core.allocations import Allocation
 from supervisor.core.fleet_record import PodRecord, fold
+from supervisor.core.rows import Allocation
 from supervisor.foreign import other_owners
 from supervisor.identity import Identity, Life, is_same_process
 from supervisor.journal import read

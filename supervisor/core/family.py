@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 
 from protocol.scope import LentRule
 from protocol.status import Relation
-from supervisor.core.allocations import TOP_LEVEL, Lender, Line
 from supervisor.core.descent import lendable
 from supervisor.core.life import Phase
 from supervisor.core.member import Member
+from supervisor.core.rows import TOP_LEVEL, Lender, Line
 
 AT_REST = (Phase.DEFINED, Phase.STOPPED, Phase.FAILED)
 """Nothing of the pod is alive, nobody will start it unasked, and it has no claim."""

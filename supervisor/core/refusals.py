@@ -6,13 +6,11 @@ Pure. A refusal names every holder that stands in the way, so that a person sees
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from protocol.errors import DuplicatePod, NotSubset, PodsupError, SegmentConflict, WriteConflict
 from protocol.scope import Scope, ScopeRule, covers
-
-if TYPE_CHECKING:
-    from supervisor.core.allocations import Allocation, Lender, LifeOf
+from supervisor.core.rows import Allocation, Lender, LifeOf
 
 
 def duplicate(row: Allocation, life: LifeOf, now_ms: int) -> PodsupError:

@@ -20,7 +20,7 @@ from protocol.errors import (
 )
 from protocol.scope import Permission, ScopeRule, clashes
 from supervisor.core import allocations
-from supervisor.core.allocations import Adoption, Allocation, AllocationState, LifeOf, Table
+from supervisor.core.rows import Adoption, Allocation, AllocationState, LifeOf, Table
 from supervisor.identity import Identity, Life
 
 HOME = "/home/u/h"

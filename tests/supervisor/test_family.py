@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from protocol import control as c
 from protocol.scope import LentRule, Permission, Scope, ScopeRule
 from protocol.status import Relation
-from supervisor.core.allocations import TOP_LEVEL, Lender
 from supervisor.core.family import (
     children_of,
     descendants_of,
@@ -27,6 +26,7 @@ from supervisor.core.fleet_terms import SaveFamily
 from supervisor.core.health import HealthLimits
 from supervisor.core.life import Life, LifePolicy, Phase
 from supervisor.core.member import Member, Tombstone
+from supervisor.core.rows import TOP_LEVEL, Lender
 from tests.supervisor.fleets import Driven, manifest
 
 NOTHING = Scope()

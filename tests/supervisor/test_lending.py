@@ -14,7 +14,7 @@ from protocol.errors import Conflict, Internal, PodsupError, Timeout, Unreachabl
 from protocol.methods import ScopeLend
 from protocol.scope import LentRule, Permission
 from supervisor.background import Background
-from supervisor.core.allocations import Lends
+from supervisor.core.rows import Lends
 from supervisor.lending import SILENT_S, Lending
 from supervisor.scope_table import ScopeTable
 from tests.supervisor.fleets import Driven

@@ -28,7 +28,7 @@ from protocol.errors import (
 )
 from protocol.scope import Permission, Scope, ScopeRule, effective_permission
 from supervisor.core import allocations
-from supervisor.core.allocations import (
+from supervisor.core.rows import (
     TOP_LEVEL,
     Adoption,
     Allocation,

@@ -26,14 +26,7 @@ from protocol.errors import (
 )
 from protocol.scope import Permission, Scope, ScopeRule
 from supervisor import life_lock
-from supervisor.core.allocations import (
-    Adoption,
-    Allocation,
-    AllocationState,
-    Lender,
-    Line,
-    Table,
-)
+from supervisor.core.rows import Adoption, Allocation, AllocationState, Lender, Line, Table
 from supervisor.durable import locked
 from supervisor.identity import Identity, identity_of
 from supervisor.scope_table import Claim, ScopeTable
