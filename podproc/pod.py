@@ -37,7 +37,7 @@ from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
 from protocol.calls import OPERATOR
-from protocol.control import Control, Hello, Progress, ReportUp, Resume
+from protocol.control import Control, Hello, Progress, ReportUp, Resume, Welcome
 from protocol.entries import SystemItem
 from protocol.error_body import ErrorBody
 from protocol.errors import (
@@ -173,7 +173,7 @@ class Pod:
             token=birth.token,
             hello=self._hello,
             on_request=self._on_request,
-            on_welcome=lambda said: self._tools.lends.take_over(said.lent, said.number),
+            on_welcome=self._on_welcome,
             now=self._now,
             clock=time.monotonic,
             new_id=new_id,
@@ -214,6 +214,10 @@ class Pod:
             await asyncio.wait(answers, timeout=2.0, return_when=asyncio.FIRST_COMPLETED)
         if self._link.welcome.done():
             self._link.welcome.result()
+
+    def _on_welcome(self, said: Welcome) -> None:
+        is_first = not self._link.welcome.done()
+        self._tools.lends.take_over(said.lent, said.number, nothing_runs=is_first)
 
     def feed(self, stimulus: t.Stimulus) -> None:
         """Let the machine decide, and carry it out in order."""

@@ -35,6 +35,8 @@ from typing import TypeAlias
 from protocol.base import Wire
 from protocol.errors import InvalidScope
 
+_LONGEST = 4096
+_DEEPEST = 256
 _MOST_LINKS = 40  # what Linux follows before it answers ELOOP
 
 
@@ -169,6 +171,8 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
     """
     if not path or "\0" in path:
         raise InvalidScope(f"not a path: {path!r}", path=path)
+    if len(path) > _LONGEST or path.count("/") > _DEEPEST:
+        raise InvalidScope(f"too long or too deep for a path: {path[:60]}…")
     if not path.startswith("/"):
         if cwd is None or not cwd.startswith("/"):
             raise InvalidScope(f"a relative path means nothing here: {path!r}", path=path)

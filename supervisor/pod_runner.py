@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from protocol import control as c
 from protocol.birth import Birth
-from protocol.errors import Internal, NotSubset, PodsupError
+from protocol.errors import Internal, NoAnswer, NotSubset, PodsupError
 from protocol.status import Lane
 from protocol.transport import Transport
 from protocol.watch import Deliver, Watch
@@ -36,6 +36,7 @@ from supervisor.core.descent import exceeds
 from supervisor.core.family import line, line_above, parent_of
 from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
+from supervisor.core.life import Phase
 from supervisor.core.rows import Adoption, Allocation, Lends
 from supervisor.identity import identity_of
 from supervisor.journal import Journal
@@ -46,6 +47,9 @@ from supervisor.processes import ExitStatus, Processes
 from supervisor.scope_table import ScopeTable
 from supervisor.starting import Prepared, Starter, Wanted
 from supervisor.watcher import Told, Watcher
+
+HELLOS_S = 4.0
+LOOK_S = 0.02
 
 
 @dataclass(slots=True)
@@ -157,8 +161,9 @@ class PodRunner:
         try:
             outcomes = await self._background.on_disk(self._starter.prepare, starts)
         except Exception as error:
+            failed = Internal(f"cannot prepare a start: {error}")
             for one in starts:
-                self._fail(one.manifest.name, one.incarnation, f"cannot prepare a start: {error}")
+                self._fail(one.manifest.name, one.incarnation, failed)
             return
         for one, outcome in zip(starts, outcomes, strict=True):
             if isinstance(outcome, PodsupError):
@@ -193,12 +198,12 @@ class PodRunner:
             beyond=beyond,
         )
 
-    def _fail(self, pod: str, incarnation: int, message: str) -> None:
+    def _fail(self, pod: str, incarnation: int, error: PodsupError) -> None:
         """Have the policy judge a start that failed; a pod that never was is not tried again."""
         if self._fleet.members[pod].newborn:
-            self._refuse(pod, incarnation, Internal(message))
+            self._refuse(pod, incarnation, error)
         else:
-            self._feed(f.PodStimulus(pod, s.ForkFailed(incarnation, message)))
+            self._feed(f.PodStimulus(pod, s.ForkFailed(incarnation, str(error))))
 
     def _refuse(self, pod: str, incarnation: int, error: PodsupError) -> None:
         self._on_granted(pod, error)
@@ -214,6 +219,7 @@ class PodRunner:
         refusal = self._beyond(pod, prepared.lender)
         try:
             if refusal is None and prepared.lenders:
+                await self._wait_for_hellos(prepared.lenders)
                 member = self._fleet.members[pod]
                 whose = {member.parent} if member.stop_jobs else set()
                 refusal = await self.lending.lend(pod, prepared.lenders, stop_jobs_of=whose)
@@ -228,7 +234,20 @@ class PodRunner:
         prepared.close()
         await self._background.on_disk(self._give_up, pod, prepared.token)
         await self.lending.give_back(self._above(pod))
-        self._refuse(pod, prepared.incarnation, refusal)
+        if isinstance(refusal, NoAnswer):
+            self._fail(pod, prepared.incarnation, refusal)
+        else:
+            self._refuse(pod, prepared.incarnation, refusal)
+
+    async def _wait_for_hellos(self, lenders: Iterable[str]) -> None:
+        """Wait, for a while, until lenders that are on their way up can be asked."""
+        members = self._fleet.members
+        end = self._loop.time() + HELLOS_S
+        while self._loop.time() < end and any(
+            one in members and members[one].life.phase in (Phase.FORKING, Phase.JOINING)
+            for one in lenders
+        ):
+            await asyncio.sleep(LOOK_S)
 
     async def _fork(self, prepared: Prepared) -> None:
         name, incarnation = prepared.name, prepared.incarnation

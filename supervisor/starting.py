@@ -122,6 +122,7 @@ class Starter:
         except BaseException:
             for one in ready:
                 one.close()
+                life_lock.remove(self._table.life_lock(one.name, one.incarnation))
             raise
         granted: list[tuple[Prepared, Allocation]] = []
         for one, row in zip(ready, rows, strict=True):
@@ -150,7 +151,8 @@ class Starter:
         for one, row in granted:
             if row.delegated_from is not None:
                 one.lender = row.delegated_from
-                lenders = self._table.lenders(one.name)
+                is_new = row.lent_ms == row.since_ms  # else it was lent all the time
+                lenders = self._table.lenders(one.name) if is_new else ()
                 one.lenders = tuple(pod for pod in lenders if pod not in told)
             if (known := lends.get(one.name)) is not None and known.number:
                 update = {"lent": known.lent, "lend_number": known.number}
@@ -158,19 +160,21 @@ class Starter:
 
     def _first_half(self, wanted: Wanted) -> Prepared | PodsupError:
         name = wanted.manifest.name
-        lock_fd = -1
+        lock_fd = log_fd = -1
         try:
             lock_fd = life_lock.take(self._table.life_lock(name, wanted.incarnation))
             meta = self._metadata(wanted)
             log_fd = open_log(self._paths.data, name, wanted.incarnation)
             birth = self._birth(wanted, meta)
-        except (PodsupError, OSError) as error:
+        except Exception as error:  # whatever it is, it is this start's alone
+            if log_fd >= 0:
+                os.close(log_fd)
             if lock_fd >= 0:
                 os.close(lock_fd)
                 life_lock.remove(self._table.life_lock(name, wanted.incarnation))
-            if isinstance(error, OSError):
-                return Internal(f"cannot write what a start needs: {error}")
-            return error
+            if isinstance(error, PodsupError):
+                return error
+            return Internal(f"cannot write what a start needs: {error}")
         return Prepared(wanted, birth, log_fd, lock_fd)
 
     def _metadata(self, wanted: Wanted) -> PodMetadata:

@@ -60,11 +60,17 @@ class Lends:
     def _borrower(self, path: str) -> LentRule | None:
         return next((rule for rule in self.lent if _holds(rule, path)), None)
 
-    def take_over(self, lent: tuple[LentRule, ...], number: int) -> None:
-        """Take over what the supervisor says at a hello; an older number says nothing."""
+    def take_over(
+        self, lent: tuple[LentRule, ...], number: int, *, nothing_runs: bool = False
+    ) -> None:
+        """Take over what the supervisor says at a hello; an older number says nothing.
+
+        It agrees to nothing, but at the first hello, before anything of this pod runs.
+        """
         if number >= self.number:
             self._state(lent, number)
-            self._clear = lent
+            if nothing_runs:
+                self._clear = lent
 
     async def lend(self, asked: ScopeLend, view: ScopeView, keeper: Keeper) -> None:
         """Have it take effect; raises Conflict, and nothing has changed then.

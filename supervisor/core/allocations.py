@@ -111,7 +111,8 @@ def reserve(
     admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
     if isinstance(admitted, PodsupError):
         return admitted
-    return _with_children(admitted.below(admitted.rows[wanted.key], parent.pod), wanted, own)
+    lent = admitted.rows[wanted.key].model_copy(update={"lent_ms": wanted.since_ms})
+    return _with_children(admitted.below(lent, parent.pod), wanted, own)
 
 
 def enter(
@@ -203,7 +204,7 @@ def renew(
         return register(table, wanted, life, line=line, now_ms=now_ms)
     if life(kept) != "dead":
         return duplicate(kept, life, now_ms)
-    carried: dict[str, Any] = {"lend_number": kept.lend_number}
+    carried: dict[str, Any] = {"lend_number": kept.lend_number, "lent_ms": kept.lent_ms}
     if wanted.segment_id is None:
         carried |= {"session_id": kept.session_id, "segment_id": kept.segment_id}
     wanted = wanted.model_copy(update=carried)
@@ -218,7 +219,8 @@ def renew(
         return admitted
     row = admitted.rows[wanted.key]
     if wanted.writes != kept.writes and row.delegated_from is not None:
-        admitted = admitted.below(row, row.delegated_from)
+        again = row.model_copy(update={"lent_ms": wanted.since_ms})
+        admitted = admitted.below(again, row.delegated_from)
     return _with_children(admitted, wanted, [one for one in own if one.delegated_from != kept.pod])
 
 

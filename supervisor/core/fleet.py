@@ -510,7 +510,12 @@ class Fleet(FleetReads):
         names = tuple(dict.fromkeys(pods))
         for name in names:
             member = self.member(name)
-            if member.life.phase not in AT_REST or member.releasing:
+            if member.releasing:
+                raise Conflict(
+                    f"the scope of pod {name} is being given back",
+                    next_step=f"podsup delete {name}, in a moment",
+                )
+            if member.life.phase not in AT_REST:
                 raise Conflict(
                     f"pod {name} is {self.members[name].life.status}; stop it first",
                     next_step=f"podsup stop {name}",

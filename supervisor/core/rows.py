@@ -26,7 +26,10 @@ class AllocationState(StrEnum):
 
 
 class Allocation(Wire):
-    """One row. `delegated_from` names the parent, in the same home; the token is never shown."""
+    """One row. `delegated_from` names the parent, in the same home; the token is never shown.
+
+    `lent_ms`: when its present scope was lent; an incarnation that finds it lent leaves it so.
+    """
 
     home: str
     pod: str
@@ -43,6 +46,7 @@ class Allocation(Wire):
     state: AllocationState = AllocationState.RESERVED
     lend_number: int = 0
     since_ms: int
+    lent_ms: int | None = None
 
     @property
     def key(self) -> Key:

@@ -664,6 +664,23 @@ def test_child_whose_profile_says_so_is_started_again_and_keeps_its_scope(
     told_once(client, "again", "lasting", "has stopped")
 
 
+def test_child_that_starts_while_its_parent_does_waits_for_it(family: Home, client: Client) -> None:
+    """Restarted together, in either order, and both killed at once: what was lent stays lent."""
+    if "lasting" not in {one.name for one in client.control(c.ListFleet()).pods}:
+        spawned(client, "again", "spawn lasting", "lasting")
+    elif row(client, "lasting").status == "stopped":
+        client.operate(c.Restore(pod="lasting"))
+    for pods in (("again", "lasting"), ("lasting", "again")):
+        client.operate(c.Restart(pods=pods))
+        assert (row(client, "again").status, row(client, "lasting").status) == ("idle", "idle")
+    for pod in ("again", "lasting"):
+        os.kill(pid_of(client, pod), signal.SIGKILL)
+    for pod in ("again", "lasting"):
+        wait_status(client, pod, "idle")
+    assert claimed(family)["lasting"] == "again"
+    client.operate(c.Stop(pods=("lasting",)))
+
+
 def test_child_whose_profile_says_so_is_stopped_when_its_parent_is(
     family: Home, client: Client
 ) -> None:

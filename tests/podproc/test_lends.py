@@ -752,3 +752,20 @@ def test_a_lend_waits_for_the_proof_that_a_keeper_which_died_took_all_along(ws: 
             assert sleepers(mark) == set()
 
     run(main())
+
+
+def test_a_later_hello_agrees_to_nothing_that_is_not_clear(
+    ws: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lends_module, "PATIENCE_S", 0.05)
+
+    async def main() -> None:
+        async with lending(ws) as lender:
+            with HeldWrite(lender.view, "lib/a", []):
+                lender.lends.take_over((lent(ws / "lib"),), 1)
+                assert not await lender.may_write("lib/new")
+                with pytest.raises(Conflict, match="still writes"):
+                    await lender.lend(1, lent(ws / "lib"))
+            await lender.lend(1, lent(ws / "lib"))
+
+    run(main())

@@ -231,3 +231,9 @@ def test_canonical_is_idempotent_and_agrees_with_the_kernel(linked: Path, parts:
     assert components(path) is not None
     if os.path.exists(linked / "/".join(parts)):
         assert path == os.path.realpath(linked / "/".join(parts), strict=True)
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 5000, "/a" * 300], ids=["long", "deep"])
+def test_canonical_refuses_what_no_system_could_open(path: str) -> None:
+    with pytest.raises(InvalidScope, match="too long or too deep"):
+        canonical(path)
