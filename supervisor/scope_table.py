@@ -296,10 +296,12 @@ class ScopeTable:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
             if table is not before:
-                self._store(table)
-                self._note(
+                changed = [
                     row for key, row in table.rows.items() if row is not before.rows.get(key)
-                )
+                ]
+                self._note(row for row in changed if _was_passed_on(row, before, table))
+                self._store(table)
+                self._note(changed)
             for key, row in before.rows.items():
                 now = table.rows.get(key)
                 if now is not row and (now is None or now.incarnation != row.incarnation):
@@ -376,7 +378,8 @@ class ScopeTable:
     def _note(self, rows: Iterable[Allocation]) -> None:
         """Write rows into the files of their life locks, too: after they are granted, never before.
 
-        A row that was noted and not granted would come back as one that was.
+        A row that was noted and not granted would come back as one that was. Only who was passed on
+        to somebody above is noted before: the one between may be gone the next moment.
         """
         for row in rows:
             try:
@@ -441,6 +444,14 @@ class _TableText:
         table = Table.of(rows.values())
         self._text, self._table, self._rows = text, table, rows
         return table
+
+
+def _was_passed_on(row: Allocation, before: Table, after: Table) -> bool:
+    """Say whether a row has another parent because the one it had is gone."""
+    known = before.rows.get(row.key)
+    if known is None or known.delegated_from in (None, row.delegated_from):
+        return False
+    return (row.home, known.delegated_from) not in after.rows
 
 
 def _oldest_first(rows: Iterable[Allocation]) -> Sequence[Allocation]:

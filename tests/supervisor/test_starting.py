@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,17 @@ def descriptors() -> set[str]:
     return {link for link in links if link.startswith("/tmp")}
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Yield a folder whose sockets have room."""
+    with tempfile.TemporaryDirectory(prefix="ps", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def test_a_start_that_cannot_be_written_fails_alone_and_holds_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tmp_path = short
     paths = Paths.resolve(
         str(tmp_path / "h"),
         {"PODSUP_SCOPE_DIR": str(tmp_path / "scope")},
