@@ -270,10 +270,9 @@ class Daemon:
             self._feed(f.TaskAnswered(pod, str(error) if error else None))
         elif told is not None:
             is_final = not isinstance(error, NoAnswer)
-            text = str(error) if error else None
             if error is not None and is_final:
                 say(f"alert: {pod} did not take {request_id}: {error}")
-            self._feed(f.ReportAnswered(pod, told, text, is_final))
+            self._feed(f.ReportAnswered(pod, told, is_final))
         else:
             self._runner.lending.on_answered(pod, request_id, error)
 

@@ -14,6 +14,7 @@ With a refusal nothing has changed. What is given back needs no such care.
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 from podproc.tools.base import off_loop
 from podproc.tools.fsview import ScopeView
@@ -101,7 +102,7 @@ class Lends:
     def _new(asked: ScopeLend, known: tuple[LentRule, ...]) -> tuple[LentRule, ...]:
         return tuple(rule for rule in asked.lent if rule not in known)
 
-    def _refuse_as_old(self, asked: ScopeLend) -> None:
+    def _refuse_as_old(self, asked: ScopeLend) -> NoReturn:
         """An older word is agreed to only where it says nothing that is not in force."""
         told = f"this pod was told of newer lends: number {self.number}, not {asked.number}"
         raise Conflict(told)

@@ -140,7 +140,6 @@ class ReportAnswered:
 
     parent: str
     event_ids: tuple[str, ...]
-    error: str | None = None
     final: bool = True
 
 

@@ -169,14 +169,14 @@ def test_report_that_is_not_taken_is_tried_again_every_five_seconds() -> None:
 def test_report_whose_parent_gave_no_answer_is_kept_and_tried_again() -> None:
     fleet = family()
     report(fleet, ended())
-    assert fleet.feed(ReportAnswered("boss", ("e1",), "no answer in 30 s", final=False)) == []
+    assert fleet.feed(ReportAnswered("boss", ("e1",), final=False)) == []
     assert delivered(wait(fleet, 6, "boss", "kid")) == [("boss", "e1")]
 
 
 def test_report_that_the_parent_refuses_for_good_is_forgotten() -> None:
     fleet = family()
     report(fleet, ended())
-    refused = ReportAnswered("boss", ("e1",), "invalid_request", final=True)
+    refused = ReportAnswered("boss", ("e1",), final=True)
     assert fleet.feed(refused) == [ForgetReports("boss", ("e1",))]
 
 
