@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from podproc.session.line import BadLine, decode_line, encode_line
 from protocol.base import Wire
 from protocol.entries import SystemItem
 from protocol.errors import Internal
+from protocol.session.line import BadLine, decode_line, encode_line
 from protocol.status import Trigger
 
 CAPACITY = 128

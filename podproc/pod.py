@@ -28,7 +28,6 @@ from podproc.notifications import Arrived, Inbox
 from podproc.output_log import rotate_output
 from podproc.queries import Queries, rewind_targets
 from podproc.recorder import Position, Recorder
-from podproc.session.store import SessionStore
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
 from podproc.turn import Turn
 from podproc.watchers import Watchers
@@ -52,6 +51,7 @@ from protocol.errors import (
 from protocol.lanes import Lanes
 from protocol.manifest import Scheme
 from protocol.pod_events import Errored, PodEvent, TurnEnded, line_for_model
+from protocol.session.store import SessionStore
 from protocol.snapshot import Greeting, Snapshot
 from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult, Trigger
 from protocol.transport import Transport
@@ -666,8 +666,8 @@ def build_validators() -> None:
     """Build what is otherwise built at first use, so that no pod has to: for the zygote."""
     from pydantic import BaseModel
 
-    from podproc.session.replay import fold
     from protocol.entries import decode_entry
+    from protocol.session.replay import fold
 
     todo: list[type[BaseModel]] = [BaseModel]
     while todo:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from podproc.recorder import Recorder
-from podproc.session.replay import Replayed
 from podproc.tools.base import ToolFailure, off_loop
 from podproc.tools.fsview import ScopeView
 from podproc.tools.pods import Kin, restored
@@ -19,6 +18,7 @@ from protocol.entries import Message, ToolResult
 from protocol.errors import Forbidden, InvalidRequest
 from protocol.scope import Permission
 from protocol.segments import flatten
+from protocol.session.replay import Replayed
 
 ASK_S = 10.0
 RESTORE_S = 60.0

@@ -15,8 +15,6 @@ from typing import Any
 from podproc.engine.history import Cut, closing_results, interrupt_note
 from podproc.notifications import Inbox
 from podproc.session.log import SegmentLog
-from podproc.session.replay import EMPTY, Replayed, apply, fold
-from podproc.session.store import SessionStore
 from podproc.turn_terms import ClosePrevious, RunPlan
 from podproc.watchers import Watchers
 from protocol import entries as en
@@ -25,6 +23,8 @@ from protocol.entries import Item, SystemItem, ToolCall, ToolResult, Usage
 from protocol.error_body import ErrorBody
 from protocol.errors import ErrorCode, InvalidRequest, PodsupError
 from protocol.segments import Segment
+from protocol.session.replay import EMPTY, Replayed, apply, fold
+from protocol.session.store import SessionStore
 from protocol.snapshot import ALERTS_KEPT, TAIL_BYTES, TAIL_ENTRIES, AlertRecord
 from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
 

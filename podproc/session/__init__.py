@@ -1,1 +1,1 @@
-"""A pod's durable history: append, repair, replay, rewind."""
+"""The writer of a pod's session log: append, sync, repair, cut."""

@@ -39,18 +39,18 @@ from podproc.session.files import (
     read_range,
     sync_folder,
 )
-from podproc.session.line import BadLine, encode_line
-from podproc.session.problems import (
+from podproc.session.syncing import DiskThread
+from protocol.entries import Entry, SegmentStart
+from protocol.session.line import BadLine, encode_line
+from protocol.session.problems import (
     AppendFailed,
     LogBroken,
     LogDamaged,
     RewriteFailed,
     in_words,
 )
-from podproc.session.reading import BadRecord, decode_record, scan
-from podproc.session.replay import EMPTY, Replayed
-from podproc.session.syncing import DiskThread
-from protocol.entries import Entry, SegmentStart
+from protocol.session.reading import BadRecord, decode_record, scan
+from protocol.session.replay import EMPTY, Replayed
 
 _OS_FILES = OsFiles()
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from podproc.session.line import BadLine
-from podproc.session.reading import decode_record
-from podproc.session.store import SessionStore
 from protocol.entries import AssistantItem, Message
+from protocol.session.line import BadLine
+from protocol.session.reading import decode_record
+from protocol.session.store import SessionStore
 
 MOST_BYTES = 48 * 1024
 """How much text one reading gives; the rest comes with the next."""

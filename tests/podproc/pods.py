@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from podproc.models.base import Model
 from podproc.pod import Pod, PostRunJob
-from podproc.session.line import decode_line
 from protocol import methods as m
 from protocol.birth import Birth
 from protocol.control import Welcome
@@ -21,6 +20,7 @@ from protocol.manifest import Engine, PodManifest, Retry
 from protocol.manifest import Model as ModelTable
 from protocol.scope import Permission, Scope, ScopeRule
 from protocol.segments import Text
+from protocol.session.line import decode_line
 from protocol.transport import OnFrames
 from protocol.transport.memory import MemoryNet, MemoryTransport
 from protocol.wire import ForwardHeader, ReplyHeader, WhoHeader, message, read_body, unpack

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podproc.notifications import CAPACITY, Arrived, Inbox
-from podproc.session.line import decode_line
 from protocol.entries import SystemItem
 from protocol.errors import Internal
+from protocol.session.line import decode_line
 from protocol.status import Trigger
 
 
@@ -214,8 +214,8 @@ def test_a_bad_line_does_not_keep_the_pod_from_starting(path: Path, bad: bytes) 
 
 
 def test_a_line_of_a_newer_writer_does_not_keep_the_pod_from_starting(path: Path) -> None:
-    from podproc.session.line import encode_line
     from protocol.base import Wire
+    from protocol.session.line import encode_line
 
     class Newer(Wire):
         kind: str

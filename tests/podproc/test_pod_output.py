@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podproc.session.files import OsFiles
-from podproc.session.line import encode_line
 from podproc.session.log import SegmentLog
-from podproc.session.store import SessionStore
 from podproc.tools.pod_output import BETWEEN, MOST_BYTES, PLACES, PodOutputs, Said
 from protocol.entries import (
     AssistantItem,
@@ -29,6 +27,8 @@ from protocol.entries import (
     ToolResultEntry,
     TurnEnd,
 )
+from protocol.session.line import encode_line
+from protocol.session.store import SessionStore
 
 SESSION = "0196b1b0-0000-7000-8000-{:012x}"
 SEGMENT = "0196b1b0-0001-7000-8000-{:012x}"

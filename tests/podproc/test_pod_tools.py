@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from podproc.session.log import SegmentLog
-from podproc.session.store import SessionStore
 from podproc.tools.base import Registry, ToolResult
 from podproc.tools.pod_output import MOST_BYTES, PodOutputs
 from podproc.tools.pods import LOOK_S, SPAWN_S, STOP_S, SpawnPod, pod_tools
@@ -41,6 +40,7 @@ from protocol.errors import (
 )
 from protocol.manifest import Feature, PodTable
 from protocol.segments import Text
+from protocol.session.store import SessionStore
 from protocol.status import PodStatus, Relation, RunResult
 from protocol.summaries import ScopeSummary, Usage
 from tests.podproc.engines import Bench, call, end, text

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from podproc.recorder import Position, Recorder
-from podproc.session.store import SessionStore
 from podproc.turn_terms import ClosePrevious, RunKind, RunPlan
 from podproc.watchers import Watchers
 from protocol.entries import ToolCall
 from protocol.lanes import Lanes
 from protocol.segments import Text
+from protocol.session.store import SessionStore
 from protocol.snapshot import Snapshot
 from protocol.status import Trigger
 from protocol.transport.memory import MemoryNet, MemoryTransport

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from podproc.session.files import OsFiles
-from podproc.session.line import encode_line
 from protocol.base import Wire
 from protocol.entries import (
     AssistantItem,
@@ -28,6 +27,7 @@ from protocol.entries import (
     UserInput,
 )
 from protocol.segments import Text
+from protocol.session.line import encode_line
 from protocol.status import RunResult, Trigger
 
 START = SegmentStart(ts=1, session_id="s1", system_prompt="be good", config={"model": "m"})

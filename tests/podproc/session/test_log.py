@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from podproc.session.line import encode_line
 from podproc.session.log import SegmentLog
-from podproc.session.problems import AppendFailed, LogBroken, LogDamaged, RewriteFailed
-from podproc.session.replay import fold
 from protocol.entries import Entry, Extension
+from protocol.session.line import encode_line
+from protocol.session.problems import AppendFailed, LogBroken, LogDamaged, RewriteFailed
+from protocol.session.replay import fold
 from protocol.status import RunResult
 from tests.podproc.session.disk import (
     START,

@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from podproc.session.log import SegmentLog
-from podproc.session.problems import LogBroken
+from protocol.session.problems import LogBroken
 from tests.podproc.session.disk import START, Disk, lines_of, said
 
 

@@ -37,7 +37,6 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from podproc.session.problems import in_words
 from protocol.base import Wire
 from protocol.entries import (
     Invoke,
@@ -54,6 +53,7 @@ from protocol.entries import (
 )
 from protocol.errors import Internal
 from protocol.segments import Segment, flatten
+from protocol.session.problems import in_words
 from protocol.status import RunResult
 
 SCHEMA = 1

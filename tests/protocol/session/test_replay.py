@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podproc.session.replay import EMPTY, BadEntry, Replayed, Submitted, apply, fold
 from protocol.base import Wire
 from protocol.entries import (
     ConfigChanged,
@@ -28,6 +27,7 @@ from protocol.entries import (
     UserInput,
 )
 from protocol.segments import FileRef, Text
+from protocol.session.replay import EMPTY, BadEntry, Replayed, Submitted, apply, fold
 from protocol.status import RunResult, Trigger
 from tests.podproc.session.disk import START, answered, asked, called, ended, invoked, said, told
 

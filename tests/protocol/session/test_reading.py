@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podproc.session.line import encode_line
 from podproc.session.log import SegmentLog
-from podproc.session.problems import LogDamaged
-from podproc.session.reading import BadRecord, read_leniently
-from podproc.session.replay import apply, fold
 from protocol.base import Wire
 from protocol.entries import Entry, LlmUsage, RunErrored, TurnEnd, UnknownEntry
+from protocol.session.line import encode_line
+from protocol.session.problems import LogDamaged
+from protocol.session.reading import BadRecord, read_leniently
+from protocol.session.replay import apply, fold
 from protocol.status import RunResult
 from tests.podproc.session.disk import (
     START,

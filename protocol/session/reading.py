@@ -32,10 +32,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from podproc.session.line import BadLine, decode_line
-from podproc.session.problems import LogDamaged, in_words
-from podproc.session.replay import EMPTY, BadEntry, Replayed, fold
 from protocol.entries import Entry, decode_entry
+from protocol.session.line import BadLine, decode_line
+from protocol.session.problems import LogDamaged, in_words
+from protocol.session.replay import EMPTY, BadEntry, Replayed, fold
 
 _DURABLE_POINTS = frozenset({"invoke", "user_input", "run_completed", "run_errored"})
 

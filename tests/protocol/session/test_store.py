@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from podproc.session.log import SegmentLog
-from podproc.session.store import SessionStore
 from protocol.errors import InvalidRequest
 from protocol.ids import uuid7
+from protocol.session.store import SessionStore
 from tests.podproc.session.disk import START
 
 SESSION, FIRST, SECOND = (uuid7(ms, bytes(10)) for ms in (1, 2, 3))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podproc.session.line import BadLine, decode_line, encode_line
 from protocol.entries import Extension, TurnEnd, UnknownEntry
+from protocol.session.line import BadLine, decode_line, encode_line
 from tests.podproc.session.disk import said
 
 CRC = re.compile(rb',\s*"crc"\s*:\s*"?([0-9a-fA-F]+)"?\s*\}$')
