@@ -26,6 +26,7 @@ class Birth(Wire):
     events_endpoint: str
     data_dir: str
     product_dirs: tuple[str, ...]
+    config_dir: str = ""
     session_id: str
     segment_id: str
     beat_interval_s: float = 1.0

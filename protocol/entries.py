@@ -101,10 +101,30 @@ class SystemItem(Wire):
 
 
 class SegmentRef(Wire):
-    """The place in another segment that a segment continues from."""
+    """The place in another segment that a segment continues from.
+
+    The session's line goes on behind the first `at_entry` entries of that segment, when
+    `at_turn_index` turns of the session were over.
+    """
 
     segment_id: str
     at_turn_index: int
+    at_entry: int | None = None
+
+
+class Carried(Wire):
+    """What the session was when a segment of it began, so that no earlier one has to be read.
+
+    The first `entries` entries behind the `segment_start` repeat what stood before: state of
+    features, the result of the last run, the `invoke` of a run that goes on.
+    """
+
+    turn_count: int = 0
+    usage: Usage = Usage.model_construct()
+    request_ids: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
+    used_answers: tuple[int, ...] = ()
+    entries: int = 0
 
 
 class _Entry(Wire):
@@ -122,6 +142,12 @@ class SegmentStart(_Entry):
     history: tuple[Item, ...] = ()
     forked_from: SegmentRef | None = None
     compacted_from: SegmentRef | None = None
+    carried: Carried | None = None
+
+    @property
+    def continues(self) -> SegmentRef | None:
+        """Where the session's line comes from; None for its first segment."""
+        return self.forked_from or self.compacted_from
 
 
 class Invoke(_Entry):
@@ -171,7 +197,8 @@ class LlmUsage(_Entry):
     """Figures of one request, after its last assistant item and before its tools.
 
     `history_len` is the number of items the request was answered with; `answer` the index of the
-    scripted answer that was used up.
+    scripted answer that was used up. `purpose` names a request beside the conversation, such as
+    `compaction`: it counts as spent and says nothing about the size of the context.
     """
 
     kind: Literal["llm_usage"] = "llm_usage"
@@ -182,6 +209,7 @@ class LlmUsage(_Entry):
     cache_write_tokens: int = 0
     cost_usd: float | None = None
     answer: int | None = None
+    purpose: str | None = None
 
     @property
     def usage(self) -> Usage:
@@ -196,20 +224,25 @@ class LlmUsage(_Entry):
 
 
 class RunCompleted(_Entry):
-    """Closes the run. `paused` leaves it resumable."""
+    """Closes the run. `paused` leaves it resumable.
+
+    `report` is the id under which the parent is told of it, where there is one to tell.
+    """
 
     kind: Literal["run_completed"] = "run_completed"
     result: RunResult
     reason: str | None = None
+    report: str | None = None
 
 
 class RunErrored(_Entry):
-    """Closes the run as failed; `interrupted` when a crash cut it."""
+    """Closes the run as failed; `interrupted` when a crash cut it. `report` as for success."""
 
     kind: Literal["run_errored"] = "run_errored"
     code: str
     message: str
     interrupted: bool = False
+    report: str | None = None
 
 
 class PausedTurnAbandoned(_Entry):

@@ -223,6 +223,7 @@ class Starter:
             product_dirs=tuple(
                 str(folder) for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
             ),
+            config_dir=str(paths.config),
             session_id=meta.session_id,
             segment_id=meta.segment_id,
             beat_interval_s=manifest.beat_interval_s,

@@ -22,7 +22,8 @@ What matters most for what happens next:
 `unanswered` (tool calls without a result) counts on its own: only a result answers a call, whatever
 else follows. A `segment_start` begins the conversation anew and keeps what belongs to the session:
 folding a line of segments one after the other (`fold(second, fold(first))`) counts turns, money and
-deliveries once.
+deliveries once. One that has `carried` says itself what belongs to the session, so a segment is
+restored without those before it.
 
 An entry of an unknown kind changes nothing but `head_entries`.
 """
@@ -39,6 +40,7 @@ from pydantic import TypeAdapter
 
 from protocol.base import Wire
 from protocol.entries import (
+    Carried,
     Invoke,
     Item,
     LlmUsage,
@@ -58,6 +60,9 @@ from protocol.status import RunResult
 
 SCHEMA = 1
 """The newest schema of a segment that this version reads."""
+
+REPORTED = "reported"
+"""The domain of a mark that the supervisor has a report: its payload is `{"report": id}`."""
 
 _NOTHING_USED = Usage.model_construct()  # does not build the validator: the import stays cheap
 
@@ -86,7 +91,8 @@ class Replayed:
 
     The first block is about the present segment, the second about the session. `history` is what
     the model is asked with; `delivered` are ids of notifications that stand in it, or did.
-    `note_due`: the model has not been told yet that its last run was cut short.
+    `note_due`: the model has not been told yet that its last run was cut short. `owed` are ends of
+    runs whose report the supervisor has not taken.
     """
 
     session_id: str | None = None
@@ -105,7 +111,8 @@ class Replayed:
     last_result: RunCompleted | RunErrored | None = None
     paused: bool = False
     note_due: bool = False
-    request_ids: frozenset[str] = frozenset()
+    owed: tuple[RunCompleted | RunErrored, ...] = ()
+    request_ids: tuple[str, ...] = ()
     delivered: frozenset[str] = frozenset()
     used_answers: frozenset[int] = frozenset()
 
@@ -157,8 +164,10 @@ class _Draft:
         self.history: list[Item] = []
         self.user_segments: list[Submitted] = []
         self.usage_history: list[LlmUsage] = []
+        self.spent: list[LlmUsage] = []
         self.extensions: list[tuple[str, Mapping[str, Any]]] = []
-        self.request_ids: set[str] = set()
+        self.owed = list(base.owed)
+        self.request_ids: list[str] = []
         self.delivered: set[str] = set()
         self.used_answers: set[int] = set()
 
@@ -185,18 +194,22 @@ class _Draft:
                 self.open_run = Invoke.model_validate(entry)
                 self.paused = self.note_due = False
                 if self.open_run.request_id is not None:
-                    self.request_ids.add(self.open_run.request_id)
+                    self.request_ids.append(self.open_run.request_id)
             case "run_completed":
                 self.open_run, self.last_result = None, RunCompleted.model_validate(entry)
                 self.paused = self.last_result.result is RunResult.PAUSED
                 self.note_due = self.paused or self.last_result.result is RunResult.CANCELLED
+                self._owe(self.last_result)
             case "run_errored":
                 self.open_run, self.last_result = None, RunErrored.model_validate(entry)
                 self.paused, self.note_due = False, True
+                self._owe(self.last_result)
             case "paused_turn_abandoned":
                 self.paused = self.note_due = False
             case "config_changed":
                 self.config = entry["config"]
+            case "extension" if entry["domain"] == REPORTED:
+                self.owed = [end for end in self.owed if end.report != entry["payload"]["report"]]
             case "extension":
                 self.extensions.append((entry["domain"], entry["payload"]))
             case "segment_start":
@@ -215,8 +228,14 @@ class _Draft:
                     del self.unanswered[position]
                     break
 
+    def _owe(self, end: RunCompleted | RunErrored) -> None:
+        if end.report is not None and all(one.report != end.report for one in self.owed):
+            self.owed.append(end)
+
     def _count(self, entry: LlmUsage) -> None:
-        self.usage_history.append(entry)
+        self.spent.append(entry)
+        if entry.purpose is None:
+            self.usage_history.append(entry)
         if entry.answer is not None:
             self.used_answers.add(entry.answer)
 
@@ -225,6 +244,8 @@ class _Draft:
             raise ValueError(f"schema {schema} is of a newer version; this one reads {SCHEMA}")
         session_id = entry["session_id"]
         kept = self.freeze() if self.session_id == session_id else EMPTY
+        if (carried := entry.get("carried")) is not None:
+            kept = _carried(Carried.model_validate(carried))
         fresh = replace(
             kept,
             session_id=session_id,
@@ -252,16 +273,27 @@ class _Draft:
             usage_history=_longer(base.usage_history, self.usage_history),
             head_entries=self.head_entries,
             turn_count=self.turn_count,
-            usage=_sum(base.usage, self.usage_history),
+            usage=_sum(base.usage, self.spent),
             extensions=_longer(base.extensions, self.extensions),
             open_run=self.open_run,
             last_result=self.last_result,
             paused=self.paused,
             note_due=self.note_due,
-            request_ids=base.request_ids | self.request_ids,
+            owed=tuple(self.owed),
+            request_ids=_longer(base.request_ids, self.request_ids),
             delivered=base.delivered | self.delivered,
             used_answers=base.used_answers | self.used_answers,
         )
+
+
+def _carried(said: Carried) -> Replayed:
+    return Replayed(
+        turn_count=said.turn_count,
+        usage=said.usage,
+        request_ids=said.request_ids,
+        delivered=frozenset(said.delivered),
+        used_answers=frozenset(said.used_answers),
+    )
 
 
 T = TypeVar("T")

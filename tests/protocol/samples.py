@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 7
+REVISION = 8
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
@@ -386,7 +386,15 @@ SAMPLES: tuple[Wire, ...] = (
     en.Reasoning(text="hmm", summary="thought", encrypted_content="AAE=", signature="sig"),
     en.UnknownItem.from_wire({"kind": "image", "url": "data:"}),
     ITEM,
-    en.SegmentRef(segment_id="g-0", at_turn_index=3),
+    en.SegmentRef(segment_id="g-0", at_turn_index=3, at_entry=17),
+    en.Carried(
+        turn_count=3,
+        usage=USAGE,
+        request_ids=("task", "r-1"),
+        delivered=("n-1",),
+        used_answers=(0, 2),
+        entries=2,
+    ),
     en.SegmentStart(
         ts=TS,
         schema_=1,
@@ -396,6 +404,7 @@ SAMPLES: tuple[Wire, ...] = (
         history=(en.Message(role="user", content="hi"), CALL, RESULT),
         forked_from=en.SegmentRef(segment_id="g-0", at_turn_index=3),
         compacted_from=en.SegmentRef(segment_id="g-0", at_turn_index=4),
+        carried=en.Carried(turn_count=4),
     ),
     INVOKE,
     en.UserInput(ts=TS, segments=(TEXT, sg.FileRef(path="a.py"))),
@@ -412,9 +421,10 @@ SAMPLES: tuple[Wire, ...] = (
         cache_write_tokens=200,
         cost_usd=0.0125,
         answer=2,
+        purpose="compaction",
     ),
-    en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause"),
-    en.RunErrored(ts=TS, code="provider_error", message="529", interrupted=True),
+    en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause", report="bob/1/2"),
+    en.RunErrored(ts=TS, code="provider_error", message="529", interrupted=True, report="bob/1/3"),
     en.PausedTurnAbandoned(ts=TS),
     en.ConfigChanged(ts=TS, config={"max_turns": 50}),
     en.Extension(ts=TS, domain="tasks", payload={"done": [1, 2]}),

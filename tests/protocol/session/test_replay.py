@@ -152,7 +152,7 @@ def test_config_extensions_turns_and_ids_are_kept() -> None:
     assert state.config == {"model": "n"}
     assert state.extensions == (("tasks", {"a": None}), ("tickets", {}))
     assert state.delivered == {"n1"}
-    assert state.request_ids == {"r1"}
+    assert state.request_ids == ("r1",)
     assert state.last_result == ended(RunResult.FINISHED)
 
 
@@ -171,7 +171,7 @@ def test_a_next_segment_begins_the_conversation_anew_and_goes_on_with_the_sessio
     assert [call.call_id for call in state.unanswered] == ["c"]
     assert (state.user_segments, state.usage_history, state.head_entries) == ((), (), 1)
     assert (state.turn_count, state.usage.input_tokens) == (1, 10)
-    assert state.request_ids == {"r1"}
+    assert state.request_ids == ("r1",)
     assert state.delivered == {"n1"}
     assert state.used_answers == {0}
     assert state.open_run == first.open_run
