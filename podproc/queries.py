@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from itertools import accumulate
+from pathlib import Path
 
-from podproc.recorder import Recorder
+from podproc.recorder import HISTORY_BYTES, Recorder
+from podproc.rewinding import Rewinding
 from podproc.tools.base import ToolFailure, off_loop
 from podproc.tools.fsview import ScopeView
 from podproc.tools.pods import Kin, restored
@@ -14,16 +17,16 @@ from protocol import control as c
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
-from protocol.entries import Message, ToolResult
+from protocol.entries import Entry, UnknownEntry
 from protocol.errors import Forbidden, InvalidRequest
 from protocol.scope import Permission
-from protocol.segments import flatten
-from protocol.session.replay import Replayed
+from protocol.session.line import encode_line
+from protocol.session.reading import BadRecord, read_leniently
+from protocol.session.store import SessionStore
 
 ASK_S = 10.0
 RESTORE_S = 60.0
 MOST_COMPLETIONS = 100
-PREVIEW = 120
 
 
 class Queries:
@@ -35,20 +38,23 @@ class Queries:
         record: Recorder,
         tools: Toolset,
         kin: Kin,
+        store: SessionStore,
+        rewinding: Rewinding,
     ) -> None:
         self._birth = birth
         self._record = record
         self._tools = tools
         self._kin = kin
+        self._store = store
+        self._rewinding = rewinding
 
     async def answer(self, request: Request) -> Wire:
         """Return the typed reply; raises PodsupError."""
         match request.method:
             case m.GetHistory() as asked:
-                return self._history(asked)
+                return await self._history(asked)
             case m.ListRewindTargets():
-                rows = tuple(reversed(rewind_targets(self._record)))
-                return m.RewindTargets(head_entries=self._record.head_entries, targets=rows)
+                return await self._rewinding.targets()
             case m.ListCompletions(kind="file", prefix=prefix):
                 entries = await off_loop(complete_path, self._tools.view, prefix)
                 return m.Completions(entries=tuple(entries))
@@ -71,45 +77,44 @@ class Queries:
             case other:
                 raise InvalidRequest(f"{other.method}: nothing answers this")
 
-    def _history(self, asked: m.GetHistory) -> m.History:
-        segment, first, entries, head = self._record.history(
-            asked.segment_id,
-            asked.since.index if asked.since else None,
-            asked.before.index if asked.before else None,
-            asked.limit,
-        )
+    async def _history(self, asked: m.GetHistory) -> m.History:
+        since = asked.since.index if asked.since else None
+        before = asked.before.index if asked.before else None
+        active = self._record.segment_id
+        if asked.segment_id not in (None, active):
+            path = self._store.path(self._birth.session_id, asked.segment_id or "")
+            return await off_loop(earlier_history, path, since, before, asked.limit)
+        segment, first, entries, head = self._record.history(since, before, asked.limit)
         return m.History(segment_id=segment, first_index=first, entries=entries, head_entries=head)
 
 
-def rewind_targets(record: Recorder) -> list[m.RewindTarget]:
-    """Return every user input of the active segment, oldest first."""
-    state: Replayed = record.state
-    return [
-        m.RewindTarget(
-            segment_id=record.segment_id or "",
-            user_input_entry_index=submitted.entry_index,
-            turn_index=number,
-            timestamp_ms=submitted.ts,
-            preview=flatten(submitted.segments)[:PREVIEW],
-            warning="tools ran after this; their effects stay" if tools_ran else None,
-        )
-        for number, (submitted, tools_ran) in enumerate(
-            zip(state.user_segments, _tools_ran_since_inputs(state), strict=True), 1
-        )
+def earlier_history(path: Path, since: int | None, before: int | None, limit: int) -> m.History:
+    """Return entries of a segment that is not written to any more. Blocks.
+
+    A line that is no entry is shown as one of an unknown kind. Raises InvalidRequest where there is
+    no such segment.
+    """
+    if not path.exists():
+        raise InvalidRequest(f"the session has no segment {path.stem}")
+    rows: list[Entry] = [
+        UnknownEntry(kind="damaged", ts=0) if isinstance(row, BadRecord) else row
+        for row in read_leniently(path)
     ]
+    if since is not None:
+        first, page = since, _fitting(rows[since : since + limit])
+    else:
+        stop = len(rows) if before is None else min(before, len(rows))
+        page = _fitting(rows[max(0, stop - limit) : stop][::-1])[::-1]
+        first = stop - len(page)
+    return m.History(
+        segment_id=path.stem, first_index=first, entries=tuple(page), head_entries=len(rows)
+    )
 
 
-def _tools_ran_since_inputs(state: Replayed) -> list[bool]:
-    """Say for each user input of the segment, oldest first, whether tools ran at it or later."""
-    ran = False
-    found: list[bool] = []
-    for item in reversed(state.history):
-        if len(found) == len(state.user_segments):
-            break  # what is before them was carried over from an earlier segment
-        ran = ran or isinstance(item, ToolResult)
-        if isinstance(item, Message) and item.role == "user":
-            found.append(ran)
-    return found[::-1]
+def _fitting(rows: list[Entry]) -> list[Entry]:
+    """Return as many as fit into one answer, but one at least."""
+    sizes = accumulate(len(encode_line(row)) for row in rows)
+    return rows[: max(1, sum(size <= HISTORY_BYTES for size in sizes))]
 
 
 def complete_path(view: ScopeView, prefix: str) -> list[m.Completion]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from podproc.tools.base import Registry
+from podproc.tools.base import Registry, ToolFailure
 from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
 from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Keeper
@@ -26,6 +26,26 @@ UNPROTECTED = ("shell commands are not caged: they can read and write whatever t
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """The files that a pod's tools have touched, for whoever shows them to its model again."""
+
+    view: ScopeView
+    tracker: ReadTracker
+
+    def touched(self) -> list[str]:
+        """Return the paths that were read or written, the latest last."""
+        return self.tracker.touched()
+
+    def read(self, path: str) -> str | None:
+        """Return the text of a file; None where it cannot be read. Blocks."""
+        try:
+            _, state = self.view.read(path)
+            return state.data.decode()
+        except (ToolFailure, OSError, UnicodeDecodeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
 class Toolset:
     """What the pod runs its model's calls with; `close` proves that all of it is gone."""
 
@@ -35,6 +55,7 @@ class Toolset:
     keeper: Keeper
     shell: Bash
     scope: Scope
+    sources: Sources
 
     async def close(self) -> None:
         """End every command and everything the commands started."""
@@ -105,7 +126,7 @@ def build_toolset(
         outputs = PodOutputs(Path(birth.data_dir), most=most)
         for one in pod_tools(kin, outputs, cwd=manifest.cwd):
             registry.register(one, "pods")
-    return Toolset(registry, view, lends, keeper, shell, scope)
+    return Toolset(registry, view, lends, keeper, shell, scope, Sources(view, files.tracker))
 
 
 def summary_of(scope: Scope) -> ScopeSummary:
