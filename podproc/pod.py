@@ -28,6 +28,7 @@ from podproc.notifications import Arrived, Inbox
 from podproc.output_log import rotate_output
 from podproc.queries import Queries, rewind_targets
 from podproc.recorder import Position, Recorder
+from podproc.tools.task_list import DOMAIN as TASKS
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
 from podproc.turn import Turn
 from podproc.watchers import Watchers
@@ -140,7 +141,11 @@ class Pod:
             kin=self._kin,
             on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
             on_defect=self._on_defect,
+            keep_tasks=lambda payload: self._record.keep(TASKS, payload),
+            kept_tasks=lambda: self._record.kept(TASKS),
         )
+        if (reminder := self._tools.reminder) is not None:
+            self._record.reminder = reminder.on_request
         self._model = model or build_model(birth)
         self._engine = EngineLoop(
             model=self._model,

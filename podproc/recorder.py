@@ -8,7 +8,7 @@ about when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ class Recorder:
         self.alerts: list[AlertRecord] = []
         self.watchers: Watchers | None = None
         self.inbox: Inbox | None = None
+        self.reminder: Callable[[], SystemItem | None] | None = None
 
     # -- opening and reading
 
@@ -279,7 +280,7 @@ class Recorder:
         return self.state.used_answers
 
     def drain_notifications(self) -> None:
-        """Commit what waits in the notify buffer as system items."""
+        """Commit what waits in the notify buffer, and a reminder that is due, as system items."""
         if self.inbox is None:
             return
         messages = self.inbox.take()
@@ -290,6 +291,8 @@ class Recorder:
             except PodsupError:
                 self.inbox.untake(messages[number:])
                 raise
+        if self.reminder is not None and (due := self.reminder()) is not None:
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=due))
 
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
@@ -362,6 +365,15 @@ class Recorder:
         """Append, fold, publish, behind what is still to be published."""
         self._append(entry)
         self._publish_pending(block)
+
+    def keep(self, domain: str, payload: dict[str, Any]) -> None:
+        """Append and publish what a feature keeps; raises LogProblem, and then it is not kept."""
+        self.commit(en.Extension(ts=self._wall_ms(), domain=domain, payload=payload))
+
+    def kept(self, domain: str) -> Mapping[str, Any] | None:
+        """Return what a feature kept last; None for nothing."""
+        found = (said for name, said in reversed(self.state.extensions) if name == domain)
+        return next(found, None)
 
     async def sync(self) -> None:
         """Return when everything appended is durable."""
