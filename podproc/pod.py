@@ -32,6 +32,7 @@ from podproc.recorder import DIED, Recorder
 from podproc.rewinding import Rewinding
 from podproc.room import PodRoom
 from podproc.segments import Position, Segments
+from podproc.tools.task_list import DOMAIN as TASKS
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
 from podproc.turn import Turn
 from podproc.watchers import Watchers
@@ -150,7 +151,11 @@ class Pod:
             kin=self._kin,
             on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
             on_defect=self._on_defect,
+            keep_tasks=lambda payload: self._record.keep(TASKS, payload),
+            kept_tasks=lambda: self._record.kept(TASKS),
         )
+        if (tasks := self._tools.tasks) is not None:
+            self._record.reminder = tasks.reminder.on_request
         self._model = model or build_model(self._manifest.model, birth)
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
@@ -653,7 +658,7 @@ class Pod:
             self._tools.sources,
             window=own.context_window,
             prompt=self._system_prompt,
-            open_tasks=lambda: None,
+            open_tasks=lambda: self._tools.tasks.open_text() if self._tools.tasks else None,
             clock=time.monotonic,
             dice=random.random,
             progress=self._progress,

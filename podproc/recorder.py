@@ -65,6 +65,7 @@ class Recorder:
         self.alerts: list[AlertRecord] = []
         self.watchers: Watchers | None = None
         self.inbox: Inbox | None = None
+        self.reminder: Callable[[], SystemItem | None] | None = None
 
     # -- opening and reading
 
@@ -334,7 +335,7 @@ class Recorder:
         return self.state.used_answers
 
     def drain_notifications(self) -> None:
-        """Commit what waits in the notify buffer as system items."""
+        """Commit what waits in the notify buffer, and a reminder that is due, as system items."""
         if self.inbox is None:
             return
         messages = self.inbox.take()
@@ -345,6 +346,8 @@ class Recorder:
             except PodsupError:
                 self.inbox.untake(messages[number:])
                 raise
+        if self.reminder is not None and (due := self.reminder()) is not None:
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=due))
 
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
