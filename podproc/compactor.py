@@ -74,7 +74,10 @@ class Summariser:
 
 
 class Compactor:
-    """The compaction of one pod. `prompt` renders the system prompt of a new segment."""
+    """The compaction of one pod. `prompt` renders the system prompt of a new segment.
+
+    `installed` is called when it has begun.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Compactor:
         window: int,
         prompt: Callable[[], Awaitable[str]],
         open_tasks: Callable[[], str | None],
+        installed: Callable[[], None],
         clock: Callable[[], float],
         dice: Callable[[], float],
         progress: Callable[[str], None],
@@ -97,6 +101,7 @@ class Compactor:
         self._window = window
         self._prompt = prompt
         self._open_tasks = open_tasks
+        self._installed = installed
         self._clock = clock
         self._dice = dice
         self._progress = progress
@@ -196,7 +201,12 @@ class Compactor:
             run_entries=run_entries,
             kept_ids=record.unsettled(),
         )
-        return await _to_the_end(record.go_on(fresh))
+        return await _to_the_end(self._install(fresh))
+
+    async def _install(self, fresh: Continuation) -> str:
+        segment_id = await self._record.go_on(fresh)
+        self._installed()
+        return segment_id
 
     def _place(self, shown: bool) -> tuple[Replayed, en.SegmentRef, tuple[en.Entry, ...]]:
         """Return the state to be summarised, where it stands, and what goes on unchanged."""

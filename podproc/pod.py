@@ -15,10 +15,12 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
+from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
 from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
 from podproc.engine.loop import EngineLoop
@@ -156,6 +158,7 @@ class Pod:
         )
         if (tasks := self._tools.tasks) is not None:
             self._record.reminder = tasks.reminder.on_request
+        self._briefing = Briefing(birth, self._tools, self._record)
         self._model = model or build_model(self._manifest.model, birth)
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
@@ -424,6 +427,7 @@ class Pod:
 
     async def _begin(self, plan: t.RunPlan, close: t.ClosePrevious) -> None:
         try:
+            await self._briefing.check(plan.input)
             await self._record.begin(plan, close)
         except PodsupError as error:
             self.feed(t.BeginFailed(error))
@@ -431,11 +435,13 @@ class Pod:
             self.feed(t.BeginFailed(Internal(f"the session cannot be written: {error}")))
         else:
             self.feed(t.Begun())
+            self._briefing.log_files()
 
     def _start_engine(self, plan: t.RunPlan, stop: t.StopWish | None) -> None:
         if stop is not None:
             self.feed(t.RunOver(t.Ending.STOPPED, output=False))
             return
+        self._room.prepare = partial(self._briefing.resolve, plan.input)
         self._engine_task = self._spawn(self._run_engine())
         self._engine_task.add_done_callback(self._on_engine_done)
 
@@ -659,20 +665,14 @@ class Pod:
             window=own.context_window,
             prompt=self._system_prompt,
             open_tasks=lambda: self._tools.tasks.open_text() if self._tools.tasks else None,
+            installed=lambda: self._briefing.log_files(),
             clock=time.monotonic,
             dice=random.random,
             progress=self._progress,
         )
 
     async def _system_prompt(self) -> str:
-        manifest = self._manifest
-        writes = ", ".join(summary_of(manifest.scope).write) or "nowhere"
-        parts = [
-            manifest.engine.instruction or "",
-            f"You are the agent {manifest.name}. Your working directory is {manifest.cwd}. "
-            f"You may write: {writes}.",
-        ]
-        return "\n\n".join(part for part in parts if part)
+        return await self._briefing.system_prompt()
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from podproc.recorder import HISTORY_BYTES, Recorder
+from podproc.references import MOST_COMPLETIONS, complete_slug, places_of
 from podproc.rewinding import Rewinding
 from podproc.tools.base import ToolFailure, off_loop
 from podproc.tools.fsview import ScopeView
@@ -26,7 +27,6 @@ from protocol.session.store import SessionStore
 
 ASK_S = 10.0
 RESTORE_S = 60.0
-MOST_COMPLETIONS = 100
 
 
 class Queries:
@@ -58,8 +58,10 @@ class Queries:
             case m.ListCompletions(kind="file", prefix=prefix):
                 entries = await off_loop(complete_path, self._tools.view, prefix)
                 return m.Completions(entries=tuple(entries))
-            case m.ListCompletions():
-                return m.Completions(entries=())
+            case m.ListCompletions(kind="knowledge" | "workflow" as kind, prefix=prefix):
+                places = places_of(self._birth, self._tools.view)
+                entries = await off_loop(complete_slug, kind, prefix, places)
+                return m.Completions(entries=tuple(entries))
             case m.ListPods():
                 seen_by_it: m.PodRows = await self._kin.ask(c.SeenPods(), timeout_s=ASK_S)
                 return seen_by_it
@@ -118,21 +120,34 @@ def _fitting(rows: list[Entry]) -> list[Entry]:
 
 
 def complete_path(view: ScopeView, prefix: str) -> list[m.Completion]:
-    """Return paths below the cwd that begin with `prefix` and may be read, directories first."""
-    folder, _, start = prefix.rpartition("/")
-    base = os.path.join(view.cwd, folder) if folder else view.cwd
+    """Return readable paths that begin with `prefix`, as it was typed, directories first.
+
+    Relative to the cwd, 100 at most; what begins with a dot only where the prefix has that dot.
+    """
+    start = prefix.rpartition("/")[2]
+    folder = prefix.removesuffix(start)
+    rows: list[m.Completion] = []
     try:
+        base = view.resolve(folder or ".", Permission.READ)
         entries = view.scan(base)
-    except ToolFailure:
+    except (ToolFailure, ValueError):  # a prefix that is no text for a path, half a surrogate pair
         return []
-    rows = [
-        m.Completion(
-            value=f"{folder}/{entry.name}" if folder else entry.name,
-            is_dir=entry.is_dir(follow_symlinks=False),
-        )
-        for entry in entries
-        if entry.name.startswith(start)
-        and view.permission(os.path.join(base, entry.name)) in (Permission.READ, Permission.WRITE)
-    ]
+    for entry in entries:
+        if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
+            continue
+        is_dir = _is_readable_dir(view, os.path.join(base, entry.name), entry)
+        if is_dir is not None and entry.name.isprintable():  # others cannot be typed, nor told
+            rows.append(m.Completion(value=folder + entry.name, is_dir=is_dir))
     rows.sort(key=lambda row: (not row.is_dir, row.value))
     return rows[:MOST_COMPLETIONS]
+
+
+def _is_readable_dir(view: ScopeView, path: str, entry: os.DirEntry[str]) -> bool | None:
+    """Say whether it is a directory, None for what may not be read; a link counts as its target."""
+    if not entry.is_symlink():
+        is_dir = entry.is_dir(follow_symlinks=False)
+        return None if view.permission(path) is None else is_dir
+    try:
+        return os.path.isdir(view.resolve(path, Permission.READ))
+    except (ToolFailure, ValueError):
+        return None

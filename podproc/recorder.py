@@ -268,6 +268,7 @@ class Recorder:
         self._tell_cut("rewind")
         self._write_again(*meanwhile)
         self.give_up_pause()
+        self.tell_context()
 
     async def go_on(self, of: Continuation) -> str:
         """Go on in a new segment, and return its id; raises PodsupError with nothing changed."""
@@ -284,6 +285,7 @@ class Recorder:
             self._before_run = fold(entries[: self._begun_at])
         for index, entry in enumerate(entries):
             self._publish(index, entry, _event_of_rotation)
+        self.tell_context()
         return log.segment_id
 
     async def _fork(self, log: SegmentLog) -> None:
@@ -348,6 +350,11 @@ class Recorder:
                 raise
         if self.reminder is not None and (due := self.reminder()) is not None:
             self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=due))
+
+    def commit_system(self, *items: SystemItem) -> None:
+        """Append and publish what the model is told and nobody typed."""
+        for item in items:
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=item))
 
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
@@ -430,6 +437,12 @@ class Recorder:
         """Return when everything appended is durable."""
         if self._log is not None:
             await self._log.sync()
+
+    def tell_context(self) -> None:
+        """Publish how large the context is now, where no request has measured it."""
+        self.emit(
+            ev.usage_event(Usage(), turn=self.turn_number(), context_tokens=self.context_tokens())
+        )
 
     def emit(self, event: ev.Event) -> None:
         """Publish something that is not logged."""
