@@ -23,6 +23,7 @@ from podproc.engine import compaction as core
 from podproc.engine.estimate import BYTES_PER_TOKEN, size_of_all
 from podproc.engine.loop import EngineLoop
 from podproc.engine.text import cut_text
+from podproc.excerpt import block
 from podproc.models.base import Model
 from podproc.recorder import Recorder
 from podproc.session.continuing import Continuation
@@ -139,6 +140,9 @@ class Compactor:
             segment_id = await self.compact(shown=shown)
         except CompactionFailed as failure:
             self._record.emit(ev.CompactFailed(error=failure.message))
+        except TooLate as late:
+            self._record.emit(ev.CompactDone(new_segment_id=late.segment_id))
+            raise
         except asyncio.CancelledError:
             self._record.emit(ev.CompactFailed(error="cancelled"))
             raise
@@ -200,21 +204,24 @@ class Compactor:
         after, most = size // BYTES_PER_TOKEN, int(self._rules.threshold * self._window)
         if (refusal := core.refusal_of(before=before, after=after, most=most)) is not None:
             raise CompactionFailed(refusal)
-        now, source, run_entries = self._place(shown)
-        if now.history != state.history:
-            raise CompactionFailed("the history was changed meanwhile")
-        fresh = Continuation(
-            state=_without(now, DOMAIN),
-            source=source,
-            is_compacted=True,
-            history=history,
-            system_prompt=prompt,
-            run_entries=run_entries,
-            kept_ids=record.unsettled(),
-        )
+
+        def fresh() -> Continuation:
+            now, source, run_entries = self._place(shown)
+            if now.history != state.history:
+                raise CompactionFailed("the history was changed meanwhile")
+            return Continuation(
+                state=_without(now, DOMAIN),
+                source=source,
+                is_compacted=True,
+                history=history,
+                system_prompt=prompt,
+                run_entries=run_entries,
+                kept_ids=record.unsettled(),
+            )
+
         return await _to_the_end(self._install(fresh))
 
-    async def _install(self, fresh: Continuation) -> str:
+    async def _install(self, fresh: Callable[[], Continuation]) -> str:
         segment_id = await self._record.go_on(fresh)
         self._installed()
         return segment_id
@@ -227,14 +234,14 @@ class Compactor:
         before, at, entries = record.run_so_far()
         return before, record.here(at, before), entries
 
-    def _read_files(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+    def _read_files(self, paths: Sequence[str]) -> list[str]:
         room = self._rules.must_read_tokens * BYTES_PER_TOKEN
-        found: list[tuple[str, str]] = []
+        found: list[str] = []
         for path in paths:
             if room < LEAST_FILE:
                 break
             if (text := self._files.read(path)) is not None:
-                found.append((path, cut_text(text, room)))
+                found.append(block("file", cut_text(text, room), path=path))
                 room -= len(text.encode("utf-8", "replace"))
         return found
 
@@ -290,15 +297,19 @@ def _without(state: Replayed, domain: str) -> Replayed:
 
 
 async def _to_the_end(work: Awaitable[str]) -> str:
-    """Finish what has begun; a cancellation is told behind it."""
+    """Finish what has begun, however often it is cancelled; that is told behind it."""
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
-            raise TooLate(task.result()) from None
-        raise
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        if task.cancelled() or task.exception() is not None:
+            raise asyncio.CancelledError
+        raise TooLate(task.result())
+    return task.result()
 
 
 class TooLate(asyncio.CancelledError):

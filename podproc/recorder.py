@@ -270,7 +270,7 @@ class Recorder:
         self.give_up_pause()
         self.tell_context()
 
-    async def go_on(self, of: Continuation) -> str:
+    async def go_on(self, of: Callable[[], Continuation]) -> str:
         """Go on in a new segment, and return its id; raises PodsupError with nothing changed."""
         assert self._log is not None
         assert not self._to_publish, "a run that begins is published first"
@@ -279,8 +279,8 @@ class Recorder:
         self._log = log
         self.state = fold(entries)
         old.close()
-        runs = len(of.run_entries)
-        if runs:
+        carried = entries[0].carried if isinstance(entries[0], en.SegmentStart) else None
+        if carried is not None and (runs := carried.run_entries):
             self._begun_at = len(entries) - runs
             self._before_run = fold(entries[: self._begun_at])
         for index, entry in enumerate(entries):
@@ -289,13 +289,15 @@ class Recorder:
         return log.segment_id
 
     async def _fork(self, log: SegmentLog) -> None:
-        state, why = self.state, log.broken or "another process wrote to the file"
-        if state.open_run is not None:
-            message = f"the end of the run could not be logged: {why}"
-            lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
-            state = apply(state, lost)
-        await self.go_on(
-            Continuation(
+        why = log.broken or "another process wrote to the file"
+
+        def fork() -> Continuation:
+            state = self.state
+            if state.open_run is not None:
+                message = f"the end of the run could not be logged: {why}"
+                lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
+                state = apply(state, lost)
+            return Continuation(
                 state=state,
                 source=self.here(log.head_entries, state),
                 is_compacted=False,
@@ -303,7 +305,8 @@ class Recorder:
                 system_prompt=state.system_prompt,
                 kept_ids=self.unsettled(),
             )
-        )
+
+        await self.go_on(fork)
         self.alert(
             AlertLevel.WARN,
             f"the session goes on in segment {self.segment_id}; {log.path} is left alone: {why}",

@@ -170,13 +170,12 @@ class Rewinding:
         source = SegmentRef(
             segment_id=one.segment_id, at_turn_index=state.turn_count, at_entry=one.start
         )
-        await record.go_on(
-            Continuation(
-                state=state,
-                source=source,
-                is_compacted=False,
-                history=state.history,
-                system_prompt=state.system_prompt,
-            )
+        there = Continuation(
+            state=state,
+            source=source,
+            is_compacted=False,
+            history=state.history,
+            system_prompt=state.system_prompt,
         )
+        await record.go_on(lambda: there)
         record.give_up_pause()

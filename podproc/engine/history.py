@@ -79,6 +79,20 @@ def interrupt_note(cut: Cut) -> SystemItem:
     return SystemItem(kind="interrupt", body=NOTES[cut.cause].format(detail=cut.detail))
 
 
+SUMMARY = "The session so far, summarised"
+FILE_NOW = "A file as it is now"
+OPEN_TASKS = "Open tasks:"
+
+
+def is_carried_over(item: Item) -> bool:
+    """Whether this stands for what a compaction has taken away: nobody has just said it."""
+    return (
+        isinstance(item, Message)
+        and item.role == "system"
+        and item.content.startswith((SUMMARY, FILE_NOW, OPEN_TASKS))
+    )
+
+
 def is_interrupt_note(item: Item) -> bool:
     """Whether this is a note of ours: what stands before it was asked in a run that is over."""
     return (
