@@ -188,7 +188,7 @@ class Compactor:
 
     async def _compact(self, shown: bool) -> str:
         record = self._record
-        state, source, run_entries = self._place(shown)
+        state, _, run_entries = self._place(shown)
         before = record.context_tokens()
         tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
         parts = core.split(state.history, state.usage_history, tail)
