@@ -138,25 +138,36 @@ def export(app: App, pod: str, form: str, target: str | None) -> None:
 
     found = _found(app, Paths.here(app.home), pod)
     line = found.line()
-    told = rows(found.store, found.session_id, line)
     if form == "jsonl":
-        data: Iterable[bytes] = raw_lines(found.store, found.session_id, line)
-        lacks = _raw_troubles(line)
+        data = list(raw_lines(found.store, found.session_id, line))
+        said = _raw_troubles(line, data)
     else:
         from supervisor.session_export import FORMS
 
+        told = rows(found.store, found.session_id, line)
         made = FORMS[form](told, f"Session of pod {pod}")
-        data, lacks = [made.text.encode()], made.lacks
+        data, said = [made.text.encode()], f"not in {form}: {'; '.join(made.lacks)}"
     if target is None:
         _to_stdout(data)
     else:
         _to_file(Path(target), data)
-    if lacks:
-        note(f"not in {form}: {'; '.join(lacks)}")
+    if said:
+        note(said)
 
 
-def _raw_troubles(line: Sequence[Part]) -> Sequence[str]:
-    return [f"segment {part.segment_id}: {part.trouble}" for part in line if part.trouble]
+def _raw_troubles(line: Sequence[Part], data: Iterable[bytes]) -> str:
+    from protocol.session.line import BadLine, decode_line
+    from supervisor.session_view import counted
+
+    bad = 0
+    for one in data:
+        try:
+            decode_line(one)
+        except BadLine:
+            bad += 1
+    said = [f"segment {part.segment_id}: {part.trouble}" for part in line if part.trouble]
+    said += [f"{counted(bad, 'damaged line')}: copied as on disk"] if bad else []
+    return "; ".join(said)
 
 
 def _to_stdout(data: Iterable[bytes]) -> None:
