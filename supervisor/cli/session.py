@@ -361,23 +361,26 @@ def _print_checked(
 
 
 def _words(row: dict[str, Any]) -> Iterator[str]:
+    from supervisor.session_view import counted
+
     if problem := row["problem"]:
-        more = f" ({row['bad']} bad lines)" if row["bad"] > 1 else ""
+        more = f"; {row['bad']} bad lines in all" if row["bad"] > 1 else ""
         where = f"line {problem['line']}, byte {problem['offset']}"
         yield f"{row['condition']} at {where}: {problem['cause']}{more}"
     if row["unterminated"]:
-        yield f"{row['unterminated']} bytes behind the last record were never committed"
+        yield f"{counted(row['unterminated'], 'byte')} behind the last record: never committed"
     if row["aside"]:
         yield f"moved aside before: {', '.join(row['aside'])}"
 
 
 def _done(one: Repaired) -> str:
+    from supervisor.session_view import counted
 
-    said = (
-        [f"{one.moved} bytes ({one.lines} lines) moved to {one.moved_to}"] if one.moved_to else []
-    )
+    said: list[str] = []
+    if one.moved_to:
+        said.append(f"{counted(one.moved, 'byte')} moved to {one.moved_to}")
     if one.closed:
-        said.append(f"{one.closed} calls closed whose results were damaged")
+        said.append(f"{counted(one.closed, 'call')} answered whose result was damaged")
     if one.has_new_start:
         said.append("it begins anew: its system prompt and what it continued are lost")
     return "; ".join(said)
