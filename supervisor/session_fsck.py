@@ -20,8 +20,8 @@ to `<segment>.torn-<n>`. What stays is as much as a pod can go on from:
   session's id and nothing else: the system prompt, the history it began with and what it continued
   are lost, the configuration is logged anew when the pod starts.
 
-The examination and the plan are pure; `repair` carries a plan out and is for one who holds the
-scope table, so that no pod can begin to write meanwhile.
+The examination and the plan are pure and take their time. `carry_out` only writes, and is for one
+who holds the scope table, so that no pod can begin to write meanwhile.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from protocol.entries import (
     TurnEnd,
     UserInput,
 )
-from protocol.errors import Internal
+from protocol.errors import Conflict, Internal
 from protocol.session.line import BadLine, decode_line, encode_line
 from protocol.session.problems import LogDamaged, in_words
 from protocol.session.reading import BadRecord, decode_record, scan
 from protocol.session.replay import SCHEMA
-from supervisor.durable import sync_folder, write_atomically
+from supervisor.durable import write_atomically
 from supervisor.session_view import REPAIRED
 
 RESULT_LOST = (
@@ -365,26 +365,45 @@ def _number(path: Path) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() else None
 
 
-def repair(path: Path, *, session_id: str) -> Repaired | None:
-    """Repair a segment that nobody writes; return what was done, None where nothing was to do.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A repair that is ready to be made, and which version of the file it is for."""
 
-    What is moved is durable before the log is replaced. Raises Internal with the log as it was,
-    where the disk refuses, and OSError where the log cannot be read.
+    path: Path
+    aside: Path
+    plan: Plan
+    version: tuple[int, int, int]
+
+
+def prepare(path: Path, *, session_id: str) -> Prepared | None:
+    """Plan the repair of a segment, None where nothing is to do; takes seconds for a large one.
+
+    Raises Internal where it cannot be repaired, and OSError where it cannot be read.
     """
-    data = path.read_bytes()
+    version = _version(path)
     aside = path.with_name(f"{path.stem}.torn-{_next_number(path)}")
-    planned = plan(path, data, session_id=session_id, aside=aside.name)
-    if planned is None:
-        return None
-    inode = path.stat().st_ino
+    planned = plan(path, path.read_bytes(), session_id=session_id, aside=aside.name)
+    return None if planned is None else Prepared(path, aside, planned, version)
+
+
+def carry_out(prepared: Prepared) -> Repaired:
+    """Make a repair, while nobody can write the segment; what goes is durable before it goes.
+
+    Raises Conflict where the file is not as it was, and Internal where the disk refuses; the log is
+    as it was then.
+    """
+    path, aside, planned = prepared.path, prepared.aside, prepared.plan
+    if _version(path) != prepared.version or aside.exists():
+        raise Conflict(
+            f"session log {path} has changed meanwhile", next_step="try again", path=str(path)
+        )
     try:
         if planned.moved:
             write_atomically(aside, planned.moved)
         write_atomically(path, planned.kept)
     except OSError as error:
-        if path.stat().st_ino == inode:
+        if _version(path) == prepared.version:
             aside.unlink(missing_ok=True)
-            sync_folder(path.parent)
         raise Internal(
             f"session log {path} was not repaired: {in_words(error)}",
             next_step=f"look at the file system of {path.parent}, then try again",
@@ -398,6 +417,11 @@ def repair(path: Path, *, session_id: str) -> Repaired | None:
         closed=planned.closed,
         has_new_start=planned.has_new_start,
     )
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    now = path.stat()
+    return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 def _next_number(path: Path) -> int:

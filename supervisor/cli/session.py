@@ -245,18 +245,17 @@ def fsck(app: App, pod: str, mend: bool) -> None:
     With --repair what is bad is moved to SEGMENT.torn-N beside the log, and the pod can start
     again. It is refused (6) while a pod holds the session.
     """
-    from supervisor.session_fsck import repair
+    from supervisor.session_fsck import carry_out, prepare
     from supervisor.sessions import held
 
     paths = Paths.here(app.home)
     found = _found(app, paths, pod)
     repaired: list[Repaired] = []
     if mend:
+        logs = [found.store.path(found.session_id, segment) for segment in found.segments]
+        ready = [prepare(log, session_id=found.session_id) for log in logs]
         with held(paths, found):
-            for segment in found.segments:
-                path = found.store.path(found.session_id, segment)
-                if (done := repair(path, session_id=found.session_id)) is not None:
-                    repaired.append(done)
+            repaired = [carry_out(one) for one in ready if one is not None]
     rows = [_checked(found, segment) for segment in found.segments]
     troubles = _line_troubles(found)
     is_clean = not troubles and all(row["condition"] == "ok" for row in rows)

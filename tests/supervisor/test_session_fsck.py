@@ -23,11 +23,20 @@ from protocol.entries import (
     ToolResultEntry,
     TurnEnd,
 )
-from protocol.errors import Internal
+from protocol.errors import Conflict, Internal
 from protocol.session.line import decode_line, encode_line
 from protocol.session.reading import decode_record, scan
 from protocol.status import RunResult
-from supervisor.session_fsck import RESULT_LOST, Condition, aside_files, examine, plan, repair
+from supervisor.session_fsck import (
+    RESULT_LOST,
+    Condition,
+    Repaired,
+    aside_files,
+    carry_out,
+    examine,
+    plan,
+    prepare,
+)
 from tests.podproc.session.disk import (
     START,
     answered,
@@ -300,10 +309,15 @@ def test_whatever_bytes_are_in_it_a_repaired_log_can_be_opened(data: bytes, at: 
 # -- carrying it out
 
 
+def repair(path: Path) -> Repaired | None:
+    ready = prepare(path, session_id="s1")
+    return None if ready is None else carry_out(ready)
+
+
 def test_a_repaired_log_is_opened_by_the_writer_and_takes_the_next_record(tmp_path: Path) -> None:
     path = tmp_path / "seg.jsonl"
     path.write_bytes(lines_of(*RUN, called("c1"), USAGE) + NULS + lines_of(TURN, END, *NEXT))
-    done = repair(path, session_id="s1")
+    done = repair(path)
     assert done is not None
     assert (done.moved_to, done.moved, done.lines, done.closed) == ("seg.torn-1", len(NULS), 1, 1)
     assert (tmp_path / "seg.torn-1").read_bytes() == NULS
@@ -311,7 +325,7 @@ def test_a_repaired_log_is_opened_by_the_writer_and_takes_the_next_record(tmp_pa
     assert log.append(said("next")) == len((*RUN, called("c1"), USAGE, NULS, TURN, END, *NEXT))
     assert restored.state.unanswered == ()
     log.close()
-    assert repair(path, session_id="s1") is None
+    assert repair(path) is None
     assert {one.name for one in tmp_path.iterdir()} == {"seg.jsonl", "seg.torn-1"}
 
 
@@ -321,10 +335,23 @@ def test_what_was_moved_before_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "seg.torn-x").write_bytes(b"not ours")
     for number in (10, 11):
         path.write_bytes(lines_of(*RUN) + b"%d" % number)
-        assert repair(path, session_id="s1") is not None
+        assert repair(path) is not None
         assert (tmp_path / f"seg.torn-{number}").read_bytes() == b"%d" % number
     assert (tmp_path / "seg.torn-9").read_bytes() == b"old"
     assert [one.name for one in aside_files(path)] == ["seg.torn-9", "seg.torn-10", "seg.torn-11"]
+
+
+def test_a_log_that_changed_since_it_was_looked_at_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "seg.jsonl"
+    path.write_bytes(lines_of(*RUN) + NULS + lines_of(*NEXT))
+    ready = prepare(path, session_id="s1")
+    assert ready is not None
+    data = lines_of(*RUN, said("by another hand")) + NULS + lines_of(*NEXT)
+    path.write_bytes(data)
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        carry_out(ready)
+    assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
@@ -345,7 +372,7 @@ def test_a_disk_that_is_full_leaves_the_log_as_it_was(
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(Internal, match="No space left"):
-        repair(path, session_id="s1")
+        repair(path)
     monkeypatch.undo()
     assert path.read_bytes() == data
     assert list(tmp_path.iterdir()) == [path]
