@@ -38,7 +38,10 @@ _CODES = {"user": "1", "dim": "90", "tool": "36", "warn": "33", "error": "31", "
 
 
 @click.group(
-    "session", no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+    "session",
+    no_args_is_help=False,
+    epilog="Example: podsup session show alice",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 def session() -> None:
     """Look at a pod's history on disk, whether the pod lives or not."""
