@@ -150,6 +150,14 @@ class Inbox:
         taken, self._taken = self._taken, []
         return any(waiting.message.from_parent for waiting in taken)
 
+    def unsettled(self) -> frozenset[str]:
+        """Return the ids of what the present run has consumed and no mark names yet."""
+        return frozenset(waiting.message.id for waiting in self._taken)
+
+    def has_taken_from_parent(self) -> bool:
+        """Whether the present run has consumed a message of the parent's."""
+        return any(waiting.message.from_parent for waiting in self._taken)
+
     def untake(self, messages: Sequence[Arrived]) -> None:
         """These did not reach the log after all: they are in front again."""
         ids = {message.id for message in messages}

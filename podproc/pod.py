@@ -15,19 +15,26 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
+from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
+from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
 from podproc.models.base import Model, Places
 from podproc.models.scripted import ScriptedModel
 from podproc.notifications import Arrived, Inbox
 from podproc.output_log import rotate_output
-from podproc.queries import Queries, rewind_targets
-from podproc.recorder import Position, Recorder
+from podproc.queries import Queries
+from podproc.recorder import DIED, Recorder
+from podproc.rewinding import Rewinding
+from podproc.room import PodRoom
+from podproc.segments import Position, Segments
+from podproc.tools.task_list import DOMAIN as TASKS
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
 from podproc.turn import Turn
 from podproc.watchers import Watchers
@@ -36,11 +43,10 @@ from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
 from protocol.calls import OPERATOR
-from protocol.control import Control, Hello, Progress, ReportUp, Resume, Welcome
-from protocol.entries import SystemItem
+from protocol.control import ClaimSegment, Control, Hello, Progress, ReportUp, Resume, Welcome
+from protocol.entries import RunEnd, RunErrored, SystemItem
 from protocol.error_body import ErrorBody
 from protocol.errors import (
-    Conflict,
     ErrorCode,
     Internal,
     InvalidRequest,
@@ -49,6 +55,7 @@ from protocol.errors import (
     Timeout,
 )
 from protocol.lanes import Lanes
+from protocol.manifest import Model as ModelTable
 from protocol.manifest import Scheme
 from protocol.pod_events import Errored, PodEvent, TurnEnded, line_for_model
 from protocol.session.store import SessionStore
@@ -59,6 +66,7 @@ from protocol.transport import Transport
 JOIN_JOBS_S = 5.0
 REPORT_S = 5.0
 REPORT_AGAIN_S = 1.0
+CLAIM_S = 10.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
 
@@ -122,9 +130,14 @@ class Pod:
         self._unrotated = False
         self._gone: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._doing = Progress(what="idle", since_ms=wall_ms())
+        store = SessionStore(Path(birth.data_dir))
         self._record = Recorder(
-            SessionStore(Path(birth.data_dir)),
-            Position(birth.session_id, birth.segment_id),
+            Segments(
+                store,
+                Position(birth.session_id, birth.segment_id),
+                wall_ms=wall_ms,
+                claim=self._claim,
+            ),
             wall_ms=wall_ms,
             system_prompt=self._system_prompt,
             config=self._config(),
@@ -140,8 +153,15 @@ class Pod:
             kin=self._kin,
             on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
             on_defect=self._on_defect,
+            keep_tasks=lambda payload: self._record.keep(TASKS, payload),
+            kept_tasks=lambda: self._record.kept(TASKS),
         )
-        self._model = model or build_model(birth)
+        if (tasks := self._tools.tasks) is not None:
+            self._record.reminder = tasks.reminder.on_request
+        self._briefing = Briefing(birth, self._tools, self._record)
+        self._model = model or build_model(self._manifest.model, birth)
+        self._compactor = self._make_compactor()
+        self._room = PodRoom(self._record, self._compactor, self._model.context_window)
         self._engine = EngineLoop(
             model=self._model,
             registry=self._tools.registry,
@@ -151,11 +171,15 @@ class Pod:
             clock=time.monotonic,
             dice=random.random,
             progress=self._progress,
+            room=self._room,
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
-        self._turn = Turn(restored, can_compact=False)
-        self._queries = Queries(birth, self._record, self._tools, self._kin)
+        self._turn = Turn(restored)
+        self._rewinding = Rewinding(store, self._record)
+        self._queries = Queries(birth, self._record, self._tools, self._kin, store, self._rewinding)
+        self._compaction: asyncio.Task[None] | None = None
         self._reports = 0
+        self._report_id: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
         self._lanes = Lanes(self._manifest.name, birth.incarnation)
         self._watchers = Watchers(
@@ -188,19 +212,26 @@ class Pod:
             return await self._gone
         self._beat()
         self._record.note_config()
-        cut = await self._record.close_crash()
-        error = ErrorBody(code=ErrorCode.INTERRUPTED, message="the process died during the run")
-        if cut is not None:
-            self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
-        self._set_status(t.SetStatus(self._turn.state.status))
-        if cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent):
-            self._report(RunResult.ERRORED, error)
+        await self._close_crash()
         early, self._early = self._early or [], None
         for request in early:
             self._on_request(request)
         if (trigger := self._inbox.waking()) is not None:
             self.feed(t.Woken(trigger))
         return await self._gone
+
+    async def _close_crash(self) -> None:
+        """Close a run that the end of the process before has cut, and tell what is still owed."""
+        record = self._record
+        cut = record.state.open_run
+        is_told = cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent)
+        await record.close_crash(self._next_report() if is_told else None)
+        if cut is not None:
+            error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
+            self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
+        self._set_status(t.SetStatus(self._turn.state.status))
+        for end in record.state.owed:
+            self._send_up(end.report or "", self._report_of(end))
 
     def leave(self) -> None:
         """Take SIGTERM or SIGINT: the same as `shutdown`."""
@@ -248,8 +279,8 @@ class Pod:
 
     def _do(self, instruction: t.Instruction) -> None:
         match instruction:
-            case t.Reply(request, None):
-                self._link.reply(request, m.Accepted())
+            case t.Reply(request, None, result):
+                self._link.reply(request, result or m.Accepted())
             case t.Reply(request, error):
                 assert error is not None
                 self._link.refuse(request, error)
@@ -266,9 +297,10 @@ class Pod:
             case t.SetStatus():
                 self._set_status(instruction)
             case t.StartEngine(plan, stop):
-                self._start_engine(stop)
-            case t.StopEngine():
+                self._start_engine(plan, stop)
+            case t.StopEngine(wish):
                 if self._engine_task is not None:
+                    self._engine.stop_for(wish)
                     self._engine_task.cancel()
             case t.Close():
                 self._spawn(self._close(instruction))
@@ -282,8 +314,12 @@ class Pod:
                     self._spawn(self._run_job(job, result), self._jobs)
             case t.Abandon(request):
                 self._spawn(self._abandon(request))
-            case t.StartCompaction() | t.StopCompaction():
-                pass  # the machine is told that there is no compactor
+            case t.StartCompaction():
+                self._compaction = self._spawn(self._compact())
+                self._compaction.add_done_callback(self._on_compaction_done)
+            case t.StopCompaction():
+                if self._compaction is not None:
+                    self._compaction.cancel()
             case t.PublishCompaction(new_segment_id, error_text):
                 self._record.emit(
                     ev.CompactDone(new_segment_id=new_segment_id)
@@ -291,7 +327,16 @@ class Pod:
                     else ev.CompactFailed(error=error_text or "")
                 )
             case t.Rewind(request):
-                self._rewind(request)
+                self._spawn(self._rewind(request))
+            case t.PublishRewind(done):
+                self._record.emit(
+                    ev.RewindApplied(
+                        segment_id=done.segment_id,
+                        head_entries=done.head_entries,
+                        input=done.input,
+                        summary=done.summary,
+                    )
+                )
             case t.Leave():
                 self._spawn(self._leave())
 
@@ -313,21 +358,41 @@ class Pod:
             if not self._gone.done():
                 self._gone.set_result(1)
 
+    def _next_report(self) -> str | None:
+        """Return the id of one more report; None for a pod that has nobody to tell."""
+        if self._birth.parent is None:
+            return None
+        self._reports += 1
+        return f"{self._manifest.name}/{self._birth.incarnation}/{self._reports}"
+
     def _report(self, result: RunResult, error: ErrorBody | None) -> None:
         """Tell the parent how a run ended; a pod without one has nobody to tell."""
-        if self._birth.parent is None:
+        report_id, self._report_id = self._report_id or self._next_report(), None
+        if report_id is None:
             return
-        name = self._manifest.name
-        event: PodEvent = TurnEnded(pod_name=name, result=result, usage=self._record.state.usage)
+        name, usage = self._manifest.name, self._record.state.usage
+        event: PodEvent = TurnEnded(pod_name=name, result=result, usage=usage)
         if error is not None:
             event = Errored(pod_name=name, code=error.code, message=error.message)
-        self._reports += 1
-        event_id = f"{name}/{self._birth.incarnation}/{self._reports}"
-        report = ReportUp(event_id=event_id, event=event)
-        self._spawn(self._send_report(report), self._reporting)
+        self._send_up(report_id, event)
+
+    def _report_of(self, end: RunEnd) -> PodEvent:
+        """Return the report of a run's end that stands in the log."""
+        name = self._manifest.name
+        if isinstance(end, RunErrored):
+            return Errored(pod_name=name, code=end.code, message=end.message)
+        return TurnEnded(pod_name=name, result=end.result, usage=self._record.state.usage)
+
+    def _send_up(self, report_id: str, event: PodEvent) -> None:
+        if self._birth.parent is not None:
+            report = ReportUp(event_id=report_id, event=event)
+            self._spawn(self._send_report(report), self._reporting)
 
     async def _send_report(self, report: ReportUp) -> None:
-        """Ask until it is stored: the supervisor may be away, and knows it by its id."""
+        """Ask until it is stored: the supervisor may be away, and knows it by its id.
+
+        Until then the log says that it is owed, and the next process sends it again.
+        """
         while True:
             try:
                 await self._link.ask(report, timeout_s=REPORT_S, request_id=report.event_id)
@@ -339,7 +404,11 @@ class Pod:
             except PodsupError as refusal:
                 message = f"the report of a run was refused: {refusal}"
                 self._record.alert(AlertLevel.WARN, message, AlertSource.POD)
-            return
+            break
+        try:
+            self._record.note_reported(report.event_id)
+        except PodsupError as error:  # it is sent once more, and known by its id
+            self._record.alert(AlertLevel.WARN, str(error), AlertSource.POD)
 
     def _store(self, request: t.Request, wakes: bool) -> None:
         arrived = _arrived(request, wakes, knows=self._inbox.knows)
@@ -358,6 +427,7 @@ class Pod:
 
     async def _begin(self, plan: t.RunPlan, close: t.ClosePrevious) -> None:
         try:
+            await self._briefing.check(plan.input)
             await self._record.begin(plan, close)
         except PodsupError as error:
             self.feed(t.BeginFailed(error))
@@ -365,11 +435,13 @@ class Pod:
             self.feed(t.BeginFailed(Internal(f"the session cannot be written: {error}")))
         else:
             self.feed(t.Begun())
+            self._briefing.log_files()
 
-    def _start_engine(self, stop: t.StopWish | None) -> None:
+    def _start_engine(self, plan: t.RunPlan, stop: t.StopWish | None) -> None:
         if stop is not None:
             self.feed(t.RunOver(t.Ending.STOPPED, output=False))
             return
+        self._room.prepare = partial(self._briefing.resolve, plan.input)
         self._engine_task = self._spawn(self._run_engine())
         self._engine_task.add_done_callback(self._on_engine_done)
 
@@ -386,11 +458,19 @@ class Pod:
     async def _close(self, end: t.Close) -> None:
         self._progress("closing the run")
         error: ErrorBody | None = None
+        is_told = end.plan.reports or self._inbox.has_taken_from_parent()
         try:
             if end.result is RunResult.ROLLED_BACK:
-                self._record.take_back()
+                await self._record.take_back()
             else:
-                await self._record.end(end.result, end.reason, end.error, abandon=end.abandon)
+                self._report_id = self._next_report() if is_told else None
+                await self._record.end(
+                    end.result,
+                    end.reason,
+                    end.error,
+                    abandon=end.abandon,
+                    report=self._report_id,
+                )
         except PodsupError as failure:
             error = failure.to_body()
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
@@ -414,53 +494,42 @@ class Pod:
         else:
             self.feed(t.Abandoned(request))
 
-    def _rewind(self, request: t.Request) -> None:
-        method = request.method
-        assert isinstance(method, m.RewindTo)
+    async def _rewind(self, request: t.Request) -> None:
+        assert isinstance(request.method, m.RewindTo)
+        self._progress("rewinding")
         try:
-            reply = self._apply_rewind(method)
+            done = await self._rewinding.apply(request.method)
         except PodsupError as error:
-            self._link.refuse(request, error)
-            return
-        self._record.emit(
-            ev.RewindApplied(
-                segment_id=reply.segment_id,
-                head_entries=reply.head_entries,
-                input=reply.input,
-                summary=reply.summary,
-            )
-        )
-        self._set_status(t.SetStatus(PodStatus.IDLE))
-        self._link.reply(request, reply)
+            self.feed(t.RewindOver(request, error=error))
+        except OSError as error:
+            unread = Internal(f"the session cannot be read: {error}")
+            self.feed(t.RewindOver(request, error=unread))
+        else:
+            self.feed(t.RewindOver(request, done))
+        self._progress("idle")
 
-    def _apply_rewind(self, method: m.RewindTo) -> m.Rewound:
-        record, target = self._record, method.target
-        head = record.head_entries
-        if target.segment_id != record.segment_id:
-            raise InvalidRequest("rewinding to an earlier segment: not available in this version")
-        if method.expected_head_entries != head:
-            raise Conflict(
-                f"the log has {head} entries, not {method.expected_head_entries}; look again",
-                head_entries=head,
-            )
-        index = target.user_input_entry_index
-        if index not in {row.user_input_entry_index for row in rewind_targets(record)}:
-            raise InvalidRequest(f"entry {index} is no user input")
-        before = record.state
-        given_back = record.rewind_to(index)
-        kept = record.head_entries
-        record.give_up_pause()
-        after = record.state
-        return m.Rewound(
-            segment_id=record.segment_id or "",
-            head_entries=record.head_entries,
-            input=given_back,
-            summary=ev.RewindSummary(
-                discarded_entries=head - kept,
-                discarded_turns=before.turn_count - after.turn_count,
-                tools_ran=tool_calls(before) - tool_calls(after),
-            ),
-        )
+    async def _compact(self) -> None:
+        self._record.emit(ev.CompactStart())
+        try:
+            segment_id = await self._compactor.compact()
+        except CompactionFailed as failure:
+            self.feed(t.CompactionOver(error=failure.message))
+        except TooLate as late:
+            self.feed(t.CompactionOver(new_segment_id=late.segment_id))
+        else:
+            self.feed(t.CompactionOver(new_segment_id=segment_id))
+        finally:
+            self._progress("idle")
+
+    def _on_compaction_done(self, task: asyncio.Task[None]) -> None:
+        self._compaction = None
+        if task.cancelled():
+            self.feed(t.CompactionOver(error="cancelled"))
+
+    async def _claim(self, session_id: str, segment_id: str) -> None:
+        """Have the supervisor move the claim on the session; raises PodsupError."""
+        claim = ClaimSegment(session_id=session_id, segment_id=segment_id)
+        await self._kin.ask(claim, timeout_s=CLAIM_S)
 
     async def _answer(self, request: t.Request) -> None:
         try:
@@ -578,15 +647,32 @@ class Pod:
             context_tokens=self._record.context_tokens(),
         )
 
-    def _system_prompt(self) -> str:
-        manifest = self._manifest
-        writes = ", ".join(summary_of(manifest.scope).write) or "nowhere"
-        parts = [
-            manifest.engine.instruction or "",
-            f"You are the agent {manifest.name}. Your working directory is {manifest.cwd}. "
-            f"You may write: {writes}.",
-        ]
-        return "\n\n".join(part for part in parts if part)
+    def _make_compactor(self) -> Compactor:
+        manifest, own = self._manifest, self._model
+        table = manifest.compaction.model
+        model = own if table is None else build_model(table, self._birth)
+
+        def used() -> frozenset[int]:
+            if table is not None:
+                return frozenset()
+            return self._record.used_answers() | unmatched(manifest.model.answers)
+
+        return Compactor(
+            self._record,
+            manifest.compaction,
+            Summariser(model, manifest.engine, used, is_pods_own=table is None),
+            self._tools.sources,
+            window=own.context_window,
+            prompt=self._system_prompt,
+            open_tasks=lambda: self._tools.tasks.open_text() if self._tools.tasks else None,
+            installed=lambda: self._briefing.log_files(),
+            clock=time.monotonic,
+            dice=random.random,
+            progress=self._progress,
+        )
+
+    async def _system_prompt(self) -> str:
+        return await self._briefing.system_prompt()
 
     def _config(self) -> dict[str, Any]:
         return {
@@ -604,16 +690,11 @@ class Pod:
         )
 
 
-def tool_calls(state: Any) -> int:
-    """How many tool results a state's history holds."""
-    return sum(1 for item in state.history if item.kind == "tool_result")
-
-
-def build_model(birth: Birth) -> Model:
-    """Return the adapter of the manifest's scheme; raises InvalidRequest for one not built in."""
+def build_model(table: ModelTable, birth: Birth) -> Model:
+    """Return the adapter of a scheme; raises InvalidRequest for one that is not built in."""
     manifest = birth.manifest
-    if manifest.model.scheme is not Scheme.SCRIPTED:
-        raise InvalidRequest(f"model.scheme {manifest.model.scheme}: not available in this version")
+    if table.scheme is not Scheme.SCRIPTED:
+        raise InvalidRequest(f"model.scheme {table.scheme}: not available in this version")
     places = Places(
         pod=manifest.name,
         cwd=manifest.cwd,
@@ -621,7 +702,7 @@ def build_model(birth: Birth) -> Model:
         fleet=manifest.fleet,
         incarnation=birth.incarnation,
     )
-    return ScriptedModel(manifest.model, places)
+    return ScriptedModel(table, places)
 
 
 def _from_pod(sender: str, message: str) -> str:

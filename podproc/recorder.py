@@ -2,41 +2,37 @@
 
 Every entry is appended to the segment, then folded into the mirror (`Replayed`), then published.
 What the model is asked with, what a watcher is shown and what a restart finds are therefore the
-same thing. The recorder also knows how runs begin, end, and are taken back; it decides nothing
-about when.
+same thing. The recorder also knows how runs begin, end, and are taken back, and how the session
+goes on in another segment; it decides nothing about when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
+from podproc.engine.estimate import context_tokens
 from podproc.engine.history import Cut, closing_results, interrupt_note
 from podproc.notifications import Inbox
+from podproc.segments import Segments
+from podproc.session.continuing import Continuation
 from podproc.session.log import SegmentLog
+from podproc.tools.base import off_loop
 from podproc.turn_terms import ClosePrevious, RunPlan
 from podproc.watchers import Watchers
 from protocol import entries as en
 from protocol import events as ev
 from protocol.entries import Item, SystemItem, ToolCall, ToolResult, Usage
 from protocol.error_body import ErrorBody
-from protocol.errors import ErrorCode, InvalidRequest, PodsupError
-from protocol.segments import Segment
-from protocol.session.replay import EMPTY, Replayed, apply, fold
-from protocol.session.store import SessionStore
+from protocol.errors import ErrorCode, PodsupError
+from protocol.session.reading import state_of_beginning
+from protocol.session.replay import EMPTY, REPORTED, Replayed, apply, fold
 from protocol.snapshot import ALERTS_KEPT, TAIL_BYTES, TAIL_ENTRIES, AlertRecord
 from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
 
 HISTORY_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a segment of a session is, or will be."""
-
-    session_id: str
-    segment_id: str
+DIED = "the process died during the run"
 
 
 class Recorder:
@@ -47,15 +43,13 @@ class Recorder:
 
     def __init__(
         self,
-        store: SessionStore,
-        position: Position,
+        segments: Segments,
         *,
         wall_ms: Callable[[], int],
-        system_prompt: Callable[[], str],
+        system_prompt: Callable[[], Awaitable[str]],
         config: dict[str, Any],
     ) -> None:
-        self._store = store
-        self._position = position
+        self._segments = segments
         self._wall_ms = wall_ms
         self._render_prompt = system_prompt
         self._config = config
@@ -63,6 +57,7 @@ class Recorder:
         self._before_run: Replayed = EMPTY
         self._begun_at = 0
         self._to_publish: list[tuple[int, en.Entry]] = []
+        self._meanwhile: list[en.Entry] | None = None
         self._blocks = 0
         self._runs = 0
         self._not_started: set[str] = set()
@@ -70,6 +65,7 @@ class Recorder:
         self.alerts: list[AlertRecord] = []
         self.watchers: Watchers | None = None
         self.inbox: Inbox | None = None
+        self.reminder: Callable[[], SystemItem | None] | None = None
 
     # -- opening and reading
 
@@ -78,10 +74,10 @@ class Recorder:
 
         Raises LogDamaged.
         """
-        path = self._store.path(self._position.session_id, self._position.segment_id)
-        if not path.exists():
+        opened = self._segments.open()
+        if opened is None:
             return
-        self._log, restored = SegmentLog.open(path)
+        self._log, restored = opened
         self.state = restored.state
         for note in restored.notes:
             self.alert(AlertLevel.WARN, note)
@@ -89,7 +85,7 @@ class Recorder:
     @property
     def session_id(self) -> str | None:
         """The session, once its first record is on disk."""
-        return self._position.session_id if self._log else None
+        return self._segments.session_id if self._log else None
 
     @property
     def segment_id(self) -> str | None:
@@ -118,38 +114,17 @@ class Recorder:
         return self._log.tail(TAIL_ENTRIES, TAIL_BYTES, before=self.shown_entries)[1]
 
     def history(
-        self, segment_id: str | None, since: int | None, before: int | None, limit: int
+        self, since: int | None, before: int | None, limit: int
     ) -> tuple[str | None, int, tuple[en.Entry, ...], int]:
-        """Return (segment, first index, entries, head).
-
-        Raises InvalidRequest for an unknown segment.
-        """
+        """Return (segment, first index, entries, head) of the active segment."""
         if self._log is None:
             return None, 0, (), 0
         log = self._log
-        if segment_id is not None and segment_id != log.segment_id:
-            return self._earlier(segment_id, since, before, limit)
         if since is not None:
             entries = log.read(since, limit, max_bytes=HISTORY_BYTES)
             return log.segment_id, since, entries, log.head_entries
         first, entries = log.tail(limit, HISTORY_BYTES, before=before)
         return log.segment_id, first, entries, log.head_entries
-
-    def _earlier(
-        self, segment_id: str, since: int | None, before: int | None, limit: int
-    ) -> tuple[str | None, int, tuple[en.Entry, ...], int]:
-        path = self._store.path(self._position.session_id, segment_id)
-        if not path.exists():
-            raise InvalidRequest(f"the session has no segment {segment_id}")
-        log, _ = SegmentLog.open(path)
-        try:
-            if since is not None:
-                entries = log.read(since, limit, max_bytes=HISTORY_BYTES)
-                return segment_id, since, entries, log.head_entries
-            first, entries = log.tail(limit, HISTORY_BYTES, before=before)
-            return segment_id, first, entries, log.head_entries
-        finally:
-            log.close()
 
     def note_config(self) -> None:
         """Log that the manifest changed since the session last ran.
@@ -164,9 +139,12 @@ class Recorder:
     async def begin(self, plan: RunPlan, close: ClosePrevious) -> None:
         """Commit what a run begins with, durably; it is published by `publish_begin`.
 
-        Raises LogProblem; then there is no run, and what was written of it is taken back.
+        Where the file is no longer ours alone to write, the session goes on in a new segment first.
+        Raises PodsupError; then there is no run, and what was written of it is taken back.
         """
-        log = self._log or self._create()
+        if self._log is not None and not self._log.is_usable:
+            await self._fork(self._log)
+        log = self._log or await self._create()
         closing = self._closing(close)
         self._before_run = fold(closing, self.state)
         self._begun_at = log.head_entries + len(closing)
@@ -180,8 +158,8 @@ class Recorder:
         try:
             await log.sync()
         except Exception:
-            if log.broken is None:
-                self._cut_to(self._begun_at, self._before_run)
+            if log.is_usable:
+                await self._cut_to(self._begun_at, self._before_run)
                 self._publish_pending()  # what closed the run before stays
             raise
         self._runs += 1
@@ -191,15 +169,23 @@ class Recorder:
         self._publish_pending()
 
     async def end(
-        self, result: RunResult, reason: str | None, error: ErrorBody | None, *, abandon: bool
+        self,
+        result: RunResult,
+        reason: str | None,
+        error: ErrorBody | None,
+        *,
+        abandon: bool,
+        report: str | None = None,
     ) -> None:
-        """Commit the end of a run that is not taken back, durably."""
+        """Commit the end of a run that is not taken back, durably; `report`: its id upward."""
         now = self._wall_ms()
         if result is RunResult.ERRORED:
             body = error or ErrorBody(code=ErrorCode.INTERNAL, message="unknown failure")
-            last: en.Entry = en.RunErrored(ts=now, code=body.code, message=body.message)
+            last: en.Entry = en.RunErrored(
+                ts=now, code=body.code, message=body.message, report=report
+            )
         else:
-            last = en.RunCompleted(ts=now, result=result, reason=reason)
+            last = en.RunCompleted(ts=now, result=result, reason=reason, report=report)
         try:
             self.commit(last)
             if abandon:
@@ -208,22 +194,21 @@ class Recorder:
         finally:
             self._clear_blocks()
 
-    def take_back(self) -> None:
-        """Take the run back whole: log, mirror, and the notifications it had consumed."""
+    async def take_back(self) -> None:
+        """Take the run back whole: log, mirror, and the notifications it had consumed.
+
+        What others than the run wrote meanwhile stays. Raises LogProblem, with the run in place.
+        """
         assert self._log is not None
+        written = self._log.read(self._begun_at, self._log.head_entries)
         try:
-            self._cut_to(self._begun_at, self._before_run)
+            meanwhile = await self._cut_to(self._begun_at, self._before_run)
         finally:
             self._clear_blocks()
         if self.inbox is not None:
             self.inbox.give_back()
-        self.emit(
-            ev.LogCut(
-                segment_id=self._log.segment_id,
-                head_entries=self._log.head_entries,
-                reason="rollback",
-            )
-        )
+        self._tell_cut("rollback")
+        self._write_again(*written, *meanwhile)
         self.give_up_pause()
 
     def give_up_pause(self) -> None:
@@ -236,7 +221,21 @@ class Recorder:
         self._commit_abandonment()
         await self.sync()
 
-    async def close_crash(self) -> en.Invoke | None:
+    def note_reported(self, report: str) -> None:
+        """Log that the supervisor has a report: it is not told again; raises LogProblem."""
+        if any(end.report == report for end in self.state.owed):
+            self.keep(REPORTED, {"report": report})
+
+    def keep(self, domain: str, payload: dict[str, Any]) -> None:
+        """Commit what a feature keeps; its newest payload stands for all before."""
+        self.commit(en.Extension(ts=self._wall_ms(), domain=domain, payload=payload))
+
+    def kept(self, domain: str) -> Mapping[str, Any] | None:
+        """Return what a feature kept last."""
+        found = (payload for name, payload in reversed(self.state.extensions) if name == domain)
+        return next(found, None)
+
+    async def close_crash(self, report: str | None) -> en.Invoke | None:
         """Close a run that a crash cut, once.
 
         Return its `invoke`, None where there was none open.
@@ -250,23 +249,82 @@ class Recorder:
             en.RunErrored(
                 ts=self._wall_ms(),
                 code=ErrorCode.INTERRUPTED,
-                message="the process died during the run",
+                message=DIED,
                 interrupted=True,
+                report=report,
             )
         )
         await self.sync()
         return cut
 
-    def rewind_to(self, index: int) -> tuple[Segment, ...]:
-        """Cut the log before the user input at `index` (with its `invoke`); return that input."""
+    async def rewind_to(self, start: int) -> None:
+        """Cut the active segment before an entry, where a run begins.
+
+        Raises LogProblem with nothing changed.
+        """
         assert self._log is not None
-        entries = self._log.read(0, self._log.head_entries)
-        wanted = entries[index]
-        assert isinstance(wanted, en.UserInput)
-        start = index - 1 if isinstance(entries[index - 1], en.Invoke) else index
-        self._cut_to(start, fold(entries[:start]))
-        self.emit(ev.LogCut(segment_id=self._log.segment_id, head_entries=start, reason="rewind"))
-        return wanted.segments
+        state = await off_loop(state_of_beginning, self._log.path, start)
+        meanwhile = await self._cut_to(start, state)
+        self._tell_cut("rewind")
+        self._write_again(*meanwhile)
+        self.give_up_pause()
+        self.tell_context()
+
+    async def go_on(self, of: Continuation) -> str:
+        """Go on in a new segment, and return its id; raises PodsupError with nothing changed."""
+        assert self._log is not None
+        assert not self._to_publish, "a run that begins is published first"
+        old = self._log
+        log, entries = await self._segments.go_on(of, self._config, leaving=old.segment_id)
+        self._log = log
+        self.state = fold(entries)
+        old.close()
+        runs = len(of.run_entries)
+        if runs:
+            self._begun_at = len(entries) - runs
+            self._before_run = fold(entries[: self._begun_at])
+        for index, entry in enumerate(entries):
+            self._publish(index, entry, _event_of_rotation)
+        self.tell_context()
+        return log.segment_id
+
+    async def _fork(self, log: SegmentLog) -> None:
+        state, why = self.state, log.broken or "another process wrote to the file"
+        if state.open_run is not None:
+            message = f"the end of the run could not be logged: {why}"
+            lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
+            state = apply(state, lost)
+        await self.go_on(
+            Continuation(
+                state=state,
+                source=self.here(log.head_entries, state),
+                is_compacted=False,
+                history=state.history,
+                system_prompt=state.system_prompt,
+                kept_ids=self.unsettled(),
+            )
+        )
+        self.alert(
+            AlertLevel.WARN,
+            f"the session goes on in segment {self.segment_id}; {log.path} is left alone: {why}",
+            AlertSource.POD,
+        )
+
+    def here(self, entries: int, state: Replayed) -> en.SegmentRef:
+        """Return the place behind so many entries of the active segment."""
+        return en.SegmentRef(
+            segment_id=self.segment_id or "", at_turn_index=state.turn_count, at_entry=entries
+        )
+
+    def unsettled(self) -> frozenset[str]:
+        """Return the ids of what a run has consumed that the inbox still holds as waiting."""
+        return self.inbox.unsettled() if self.inbox is not None else frozenset()
+
+    def run_so_far(self) -> tuple[Replayed, int, tuple[en.Entry, ...]]:
+        """Return the state before the present run, where that was, and the run's entries."""
+        assert self._log is not None
+        entries = self._log.read(self._begun_at, self._log.head_entries)
+        return self._before_run, self._begun_at, entries
 
     # -- what the engine produces
 
@@ -279,7 +337,7 @@ class Recorder:
         return self.state.used_answers
 
     def drain_notifications(self) -> None:
-        """Commit what waits in the notify buffer as system items."""
+        """Commit what waits in the notify buffer, and a reminder that is due, as system items."""
         if self.inbox is None:
             return
         messages = self.inbox.take()
@@ -290,6 +348,13 @@ class Recorder:
             except PodsupError:
                 self.inbox.untake(messages[number:])
                 raise
+        if self.reminder is not None and (due := self.reminder()) is not None:
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=due))
+
+    def commit_system(self, *items: SystemItem) -> None:
+        """Append and publish what the model is told and nobody typed."""
+        for item in items:
+            self.commit(en.SystemItemEntry(ts=self._wall_ms(), item=item))
 
     def commit_item(self, item: Item, block: int | str | None = None) -> None:
         """Append one finished block of an answer, then publish it."""
@@ -313,6 +378,20 @@ class Recorder:
                 output=result.content,
                 is_error=result.is_error,
             )
+        )
+
+    def commit_spent(self, usage: Usage, answer: int | None, purpose: str) -> None:
+        """Append and publish the figures of a request beside the conversation."""
+        entry = en.LlmUsage(
+            ts=self._wall_ms(),
+            history_len=len(self.state.history),
+            answer=answer,
+            purpose=purpose,
+            **dict(usage),
+        )
+        self.commit(entry)
+        self.emit(
+            ev.usage_event(usage, turn=self.turn_number(), context_tokens=self.context_tokens())
         )
 
     def commit_usage(self, usage: Usage, answer: int | None) -> None:
@@ -345,18 +424,9 @@ class Recorder:
         return self._blocks
 
     def context_tokens(self) -> int:
-        """Tokens of the next request: the last measured ones, and a quarter of the bytes since."""
-        history = self.state.history
-        if not self.state.usage_history:
-            return _rough_tokens(history)
-        last = self.state.usage_history[-1]
-        measured = (
-            last.input_tokens
-            + last.output_tokens
-            + last.cache_read_tokens
-            + last.cache_write_tokens
-        )
-        return measured + _rough_tokens(history[last.history_len :])
+        """Tokens of the next request, as `engine.estimate` has them."""
+        state = self.state
+        return context_tokens(state.history, state.usage_history, prompt=state.system_prompt or "")
 
     def commit(self, entry: en.Entry, block: int | str | None = None) -> None:
         """Append, fold, publish, behind what is still to be published."""
@@ -367,6 +437,12 @@ class Recorder:
         """Return when everything appended is durable."""
         if self._log is not None:
             await self._log.sync()
+
+    def tell_context(self) -> None:
+        """Publish how large the context is now, where no request has measured it."""
+        self.emit(
+            ev.usage_event(Usage(), turn=self.turn_number(), context_tokens=self.context_tokens())
+        )
 
     def emit(self, event: ev.Event) -> None:
         """Publish something that is not logged."""
@@ -392,15 +468,14 @@ class Recorder:
 
     # -- inside
 
-    def _create(self) -> SegmentLog:
+    async def _create(self) -> SegmentLog:
         first = en.SegmentStart(
             ts=self._wall_ms(),
-            session_id=self._position.session_id,
-            system_prompt=self._render_prompt(),
+            session_id=self._segments.session_id,
+            system_prompt=await self._render_prompt(),
             config=self._config,
         )
-        path = self._store.path(self._position.session_id, self._position.segment_id)
-        self._log = SegmentLog.create(path, first)
+        self._log = self._segments.create(first)
         self.state = apply(self.state, first)
         self._to_publish.append((0, first))
         return self._log
@@ -408,15 +483,29 @@ class Recorder:
     def _append(self, *entries: en.Entry) -> None:
         assert self._log is not None
         first = self._log.append(*entries)
+        if self._meanwhile is not None:
+            self._meanwhile += entries
         for offset, entry in enumerate(entries):
             self.state = apply(self.state, entry)
             self._to_publish.append((first + offset, entry))
 
-    def _cut_to(self, head: int, state: Replayed) -> None:
+    async def _cut_to(self, head: int, state: Replayed) -> list[en.Entry]:
+        """Cut log and mirror; returns what others wrote while that took its time."""
         assert self._log is not None
-        self._log.cut(head)
+        self._meanwhile = []
+        try:
+            await self._log.cut(head)
+        finally:
+            meanwhile, self._meanwhile = self._meanwhile, None
         self.state = state
         self._to_publish = [(index, entry) for index, entry in self._to_publish if index < head]
+        return meanwhile or []
+
+    def _write_again(self, *entries: en.Entry) -> None:
+        """Write again what was cut along with a run and is no part of it."""
+        for entry in entries:
+            if _outlives_its_run(entry):
+                self.commit(entry)
 
     def _results(self) -> list[ToolResult]:
         open_calls = self.state.unanswered
@@ -452,20 +541,35 @@ class Recorder:
         """Publish in order; `block` is the one that the last entry finishes."""
         pending, self._to_publish = self._to_publish, []
         for index, entry in pending:
-            self._publish_entry(index, entry, block if index == pending[-1][0] else None)
+            finished = block if index == pending[-1][0] else None
+            if finished is not None and self.watchers is not None:
+                self.watchers.blocks.leave(finished)
+            self._publish(index, entry, partial(_event_of, block=finished))
 
-    def _publish_entry(self, index: int, entry: en.Entry, block: int | str | None) -> None:
-        if self.watchers is None or self._log is None:
-            return
-        if block is not None:
-            self.watchers.blocks.leave(block)
-        where = {"segment_id": self._log.segment_id, "index": index, "ts": entry.ts}
-        self.watchers.publish(_event_of(entry, where, block))
+    def _publish(self, index: int, entry: en.Entry, event_of: Callable[..., ev.Event]) -> None:
+        if self.watchers is not None and self._log is not None:
+            where = {"segment_id": self._log.segment_id, "index": index, "ts": entry.ts}
+            self.watchers.publish(event_of(entry, where))
+
+    def _tell_cut(self, reason: Literal["rewind", "rollback"]) -> None:
+        head, segment_id = self.head_entries, self.segment_id or ""
+        self.emit(ev.LogCut(segment_id=segment_id, head_entries=head, reason=reason))
 
 
-def _rough_tokens(items: Sequence[Item]) -> int:
-    """A quarter of the bytes: there is no tokenizer."""
-    return sum(len(str(item)) for item in items) // 4
+def _outlives_its_run(entry: en.Entry) -> bool:
+    """Whether an entry stays when its run is taken back: what features keep, and what was spent."""
+    match entry:
+        case en.LlmUsage(purpose=purpose):
+            return purpose is not None
+        case _:
+            return isinstance(entry, en.Extension | en.ConfigChanged)
+
+
+def _event_of_rotation(entry: en.Entry, where: dict[str, Any]) -> ev.Event:
+    """An entry that a new segment repeats is no news: no run begins and nobody said it again."""
+    if isinstance(entry, en.SegmentStart):
+        return ev.SegmentRotated(**where, entry=entry)
+    return ev.EntryEvent(**where, entry=entry)
 
 
 def _event_of(entry: en.Entry, where: dict[str, Any], block: int | str | None) -> ev.Event:

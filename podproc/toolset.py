@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from podproc.tools.base import Registry
+from podproc.tools.base import Registry, ToolFailure
 from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
 from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Keeper
@@ -18,11 +19,32 @@ from podproc.tools.pods import Kin, pod_tools
 from podproc.tools.policy import policy_of
 from podproc.tools.search import Glob, Grep
 from podproc.tools.shell import Bash, command_environment
+from podproc.tools.tasks import Tasks, task_tools
 from protocol.birth import Birth
 from protocol.scope import Permission, Scope, ScopeRule, canonical
 from protocol.snapshot import Sandbox, ScopeSummary
 
 UNPROTECTED = ("shell commands are not caged: they can read and write whatever this user can",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files that a pod's tools have touched, for whoever shows them to its model again."""
+
+    view: ScopeView
+    tracker: ReadTracker
+
+    def touched(self) -> list[str]:
+        """Return the paths that were read or written, the latest last."""
+        return self.tracker.touched()
+
+    def read(self, path: str) -> str | None:
+        """Return the text of a file; None where it cannot be read. Blocks."""
+        try:
+            _, state = self.view.read(path)
+            return state.data.decode()
+        except (ToolFailure, OSError, UnicodeDecodeError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,8 @@ class Toolset:
     keeper: Keeper
     shell: Bash
     scope: Scope
+    sources: Sources
+    tasks: Tasks | None = None
 
     async def close(self) -> None:
         """End every command and everything the commands started."""
@@ -49,10 +73,13 @@ def build_toolset(
     kin: Kin,
     on_denied: Callable[[str, str], None],
     on_defect: Callable[[Exception], None],
+    keep_tasks: Callable[[dict[str, Any]], None],
+    kept_tasks: Callable[[], Mapping[str, Any] | None],
 ) -> Toolset:
     """Make the directories, the view and the tools; raises OSError or DuplicateTool.
 
     `kin` is the line to the supervisor and to other pods, for the tools that need it.
+    `keep_tasks` and `kept_tasks` are the log's side of `Tasks`.
     """
     manifest = birth.manifest
     output_dir = Path(birth.data_dir) / "pods" / manifest.name / "bash-output"
@@ -105,7 +132,12 @@ def build_toolset(
         outputs = PodOutputs(Path(birth.data_dir), most=most)
         for one in pod_tools(kin, outputs, cwd=manifest.cwd):
             registry.register(one, "pods")
-    return Toolset(registry, view, lends, keeper, shell, scope)
+    tasks: Tasks | None = None
+    if manifest.feature.tasks:
+        tasks = Tasks(keep_tasks, kept_tasks)
+        for one in task_tools(tasks):
+            registry.register(one, "tasks")
+    return Toolset(registry, view, lends, keeper, shell, scope, Sources(view, files.tracker), tasks)
 
 
 def summary_of(scope: Scope) -> ScopeSummary:

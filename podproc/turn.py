@@ -14,6 +14,7 @@ how a run ends is `run_end_of`; a row that is not there does not exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from podproc.turn_table import (
@@ -42,12 +43,14 @@ from podproc.turn_terms import (
     LeaveWhenIdle,
     PublishBegin,
     PublishCompaction,
+    PublishRewind,
     PublishRunEnd,
     RecordChild,
     Reply,
     Report,
     Request,
     Rewind,
+    RewindOver,
     RunKind,
     RunOver,
     RunPlan,
@@ -93,6 +96,7 @@ class TurnState:
     stop: StopWish | None = None
     ending: tuple[RunResult, str | None, ErrorBody | None] | None = None
     compacting: bool = False
+    rewinding: bool = False
     held: RunPlan | None = None
     abandoning: bool = False
     leaving: bool = False
@@ -102,8 +106,13 @@ class TurnState:
     def column(self) -> Column:
         """The column of the method table."""
         if self.status is PodStatus.IDLE:
-            return Column.COMPACTING if self.compacting else Column.IDLE
+            return Column.COMPACTING if self.is_aside else Column.IDLE
         return Column.RUNNING if self.status is PodStatus.RUNNING else Column.PAUSED
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether something other than a run is at work on the log: a compaction, a rewind."""
+        return self.compacting or self.rewinding
 
     @property
     def flags(self) -> tuple[Flag, ...]:
@@ -112,11 +121,10 @@ class TurnState:
 
 
 class Turn:
-    """The machine; `can_compact` is False where no compactor is built in."""
+    """The machine, begun with the status that the log says."""
 
-    def __init__(self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True) -> None:
+    def __init__(self, status: PodStatus = PodStatus.IDLE) -> None:
         self.state = TurnState(status=status)
-        self._can_compact = can_compact
 
     def handle(self, stimulus: Stimulus) -> list[Instruction]:
         """Take one stimulus and return what to do, in order."""
@@ -139,11 +147,12 @@ class Turn:
                 return self._on_abandoned(request, error)
             case CompactionOver(segment, error_text):
                 return self._on_compaction_over(segment, error_text)
+            case RewindOver():
+                return self._on_rewind_over(stimulus)
             case LeaveAsked():
                 return self._leave()
             case LeaveWhenIdle():
-                self._set(leave_when_idle=True)
-                return []
+                return self._on_leave_when_idle()
 
     def _set(self, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
@@ -162,7 +171,7 @@ class Turn:
             case Do.STAGE_RUN:
                 return self._stage(_run_plan(request))
             case Do.HOLD_RUN if state.held is not None:
-                return [Reply(request, self._already("a run waits behind the compaction"))]
+                return [Reply(request, self._already(f"a run waits; {self._aside()}"))]
             case Do.HOLD_RUN:
                 self._set(held=_run_plan(request))
                 return []
@@ -179,6 +188,8 @@ class Turn:
                 return [Reply(request), *self._stop(StopWish.PAUSE)]
             case Do.CANCEL_RUN:
                 return [Reply(request), *self._stop(StopWish.CANCEL)]
+            case Do.STOP_COMPACTION if state.rewinding:
+                return [Reply(request, self._refusal(Do.REFUSE_NOT_RUNNING, request))]
             case Do.STOP_COMPACTION:
                 return [Reply(request), StopCompaction()]
             case Do.ABANDON if state.abandoning:
@@ -186,13 +197,12 @@ class Turn:
             case Do.ABANDON:
                 self._set(abandoning=True)
                 return [Abandon(request)]
-            case Do.COMPACT if not self._can_compact:
-                return [Reply(request, InvalidRequest("compact: not available in this version"))]
             case Do.COMPACT:
                 self._set(compacting=True)
                 status = SetStatus(PodStatus.IDLE, self.state.flags)
                 return [Reply(request), StartCompaction(request), status]
             case Do.REWIND:
+                self._set(rewinding=True)
                 return [Rewind(request)]
             case Do.ANSWER:
                 return [Answer(request)]
@@ -208,8 +218,7 @@ class Turn:
             case Do.REFUSE_NOT_PAUSED:
                 return NotPaused("there is no paused run to resume; the pod is idle")
             case Do.REFUSE_COMPACT:
-                what = "a compaction runs" if self.state.compacting else "a run is in progress"
-                return self._already(f"{what}; compact and rewind want an idle pod")
+                return self._already(f"{self._aside()}; compact and rewind want an idle pod")
             case Do.REFUSE_WHILE_PAUSED:
                 return InvalidRequest(
                     f"{request.method.method} is not possible while a run is paused; "
@@ -219,6 +228,11 @@ class Turn:
                 return self._already(
                     "a run is in progress; pause or cancel it, or wait for its end"
                 )
+
+    def _aside(self) -> str:
+        if self.state.rewinding:
+            return "a rewind is being applied"
+        return "a compaction runs" if self.state.compacting else "a run is in progress"
 
     def _already(self, message: str) -> AlreadyRunning:
         plan = self.state.plan or self.state.held
@@ -246,7 +260,7 @@ class Turn:
         if not wakes or state.leaving or state.status is not PodStatus.IDLE:
             return []
         plan = RunPlan(RunKind.NOTIFICATION, trigger)
-        if not state.compacting:
+        if not state.is_aside:
             return self._stage(plan)
         if state.held is None:
             self._set(held=plan)
@@ -355,20 +369,42 @@ class Turn:
         return [SetStatus(PodStatus.IDLE, self.state.flags), Reply(request), *leave]
 
     def _on_compaction_over(self, segment: str | None, error: str | None) -> list[Instruction]:
+        self._set(compacting=False)
+        idle = SetStatus(PodStatus.IDLE, self.state.flags)
+        return [PublishCompaction(segment, error), *self._aside_over([idle])]
+
+    def _on_rewind_over(self, over: RewindOver) -> list[Instruction]:
+        self._set(rewinding=False)
+        reply = Reply(over.request, over.error, over.result)
+        if over.result is None:
+            return [reply, *self._aside_over([])]
+        idle = SetStatus(PodStatus.IDLE, self.state.flags)
+        return [PublishRewind(over.result), idle, reply, *self._aside_over([])]
+
+    def _aside_over(self, idle: Sequence[Instruction]) -> list[Instruction]:
+        """Go on with what waited for the log; `idle` is said unless the pod leaves."""
         held = self.state.held
-        self._set(compacting=False, held=None)
-        out: list[Instruction] = [PublishCompaction(segment, error)]
-        if self.state.leaving:
-            if held is not None and held.request is not None:
-                out.append(Reply(held.request, Unreachable("the pod is leaving")))
-            return [*out, Leave()]
-        out.append(SetStatus(PodStatus.IDLE, self.state.flags))
-        return [*out, *(self._stage(held) if held is not None else [])]
+        self._set(held=None)
+        by_hook = self.state.leave_when_idle and (held is None or held.request is None)
+        if self.state.leaving or by_hook:
+            self._set(leaving=True)
+            gone = Unreachable("the pod is leaving")
+            return [*([Reply(held.request, gone)] if held and held.request else []), Leave()]
+        return [*idle, *(self._stage(held) if held is not None else [])]
+
+    def _on_leave_when_idle(self) -> list[Instruction]:
+        self._set(leave_when_idle=True)
+        state = self.state
+        if state.status is not PodStatus.IDLE or state.is_aside or state.leaving:
+            return []
+        return self._leave()
 
     def _leave(self) -> list[Instruction]:
         if self.state.leaving:
             return []
         self._set(leaving=True)
+        if self.state.rewinding:
+            return []
         if self.state.compacting:
             return [StopCompaction()]
         if self.state.status is PodStatus.RUNNING:

@@ -151,6 +151,15 @@ class CompactionOver:
 
 
 @dataclass(frozen=True, slots=True)
+class RewindOver:
+    """The rewind is on disk (`result` is its reply), or nothing was changed (`error`)."""
+
+    request: Request
+    result: m.Rewound | None = None
+    error: PodsupError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveAsked:
     """SIGTERM or SIGINT: the same as `shutdown`."""
 
@@ -170,6 +179,7 @@ Stimulus: TypeAlias = (
     | Closed
     | Abandoned
     | CompactionOver
+    | RewindOver
     | LeaveAsked
     | LeaveWhenIdle
 )
@@ -183,6 +193,7 @@ class Reply:
 
     request: Request
     error: PodsupError | None = None
+    result: m.Rewound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +326,16 @@ class PublishCompaction:
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """Cut the log and answer."""
+    """Take the session back as asked, then say `RewindOver`."""
 
     request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRewind:
+    """Publish what the rewind left and took."""
+
+    result: m.Rewound
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,5 +362,6 @@ Instruction: TypeAlias = (
     | StopCompaction
     | PublishCompaction
     | Rewind
+    | PublishRewind
     | Leave
 )

@@ -35,8 +35,10 @@ def preload() -> None:
 
     import podproc.__main__
     import podproc.pod
+    import podproc.prompt
 
     podproc.pod.build_validators()
+    podproc.prompt.preload()
 
 
 class Zygote:

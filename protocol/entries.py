@@ -100,54 +100,8 @@ class SystemItem(Wire):
 # -- entries: what the log holds
 
 
-class SegmentRef(Wire):
-    """The place in another segment that a segment continues from.
-
-    The session's line goes on behind the first `at_entry` entries of that segment, when
-    `at_turn_index` turns of the session were over.
-    """
-
-    segment_id: str
-    at_turn_index: int
-    at_entry: int | None = None
-
-
-class Carried(Wire):
-    """What the session was when a segment of it began, so that no earlier one has to be read.
-
-    The first `entries` entries behind the `segment_start` repeat what stood before: state of
-    features, the result of the last run, the `invoke` of a run that goes on.
-    """
-
-    turn_count: int = 0
-    usage: Usage = Usage.model_construct()
-    request_ids: tuple[str, ...] = ()
-    delivered: tuple[str, ...] = ()
-    used_answers: tuple[int, ...] = ()
-    entries: int = 0
-
-
 class _Entry(Wire):
     ts: int = Field(description="milliseconds since the epoch")
-
-
-class SegmentStart(_Entry):
-    """First entry of a segment; seeds the replayed state with its config and history."""
-
-    kind: Literal["segment_start"] = "segment_start"
-    schema_: int = Field(default=1, alias="schema")
-    session_id: str
-    system_prompt: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    history: tuple[Item, ...] = ()
-    forked_from: SegmentRef | None = None
-    compacted_from: SegmentRef | None = None
-    carried: Carried | None = None
-
-    @property
-    def continues(self) -> SegmentRef | None:
-        """Where the session's line comes from; None for its first segment."""
-        return self.forked_from or self.compacted_from
 
 
 class Invoke(_Entry):
@@ -245,6 +199,63 @@ class RunErrored(_Entry):
     report: str | None = None
 
 
+RunEnd: TypeAlias = Annotated[RunCompleted | RunErrored, Field(discriminator="kind")]
+
+
+class SegmentRef(Wire):
+    """The place in another segment that a segment continues from.
+
+    The session's line goes on behind the first `at_entry` entries of that segment, when
+    `at_turn_index` turns of the session were over.
+    """
+
+    segment_id: str
+    at_turn_index: int
+    at_entry: int | None = None
+
+
+class Carried(Wire):
+    """What the session was when a segment of it began, so that no earlier one has to be read.
+
+    `open_run` is a run that goes on in this segment, `owed` are ends of runs whose report was not
+    taken yet. The first `entries` entries behind the `segment_start` are the state of features,
+    which stands in earlier segments too; the next `run_entries` are what a run in progress began
+    with: they stand behind `at_entry` there, and who has followed has seen them.
+    """
+
+    entries: int = 0
+    run_entries: int = 0
+    turn_count: int = 0
+    usage: Usage = Usage.model_construct()
+    request_ids: tuple[str, ...] = ()
+    delivered: tuple[str, ...] = ()
+    used_answers: tuple[int, ...] = ()
+    open_run: Invoke | None = None
+    last_result: RunEnd | None = None
+    paused: bool = False
+    note_due: bool = False
+    owed: tuple[RunEnd, ...] = ()
+
+
+class SegmentStart(_Entry):
+    """First entry of a segment; seeds the replayed state with its config and history."""
+
+    kind: Literal["segment_start"] = "segment_start"
+    schema_: int = Field(default=1, alias="schema")
+    session_id: str
+    system_prompt: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    history: tuple[Item, ...] = ()
+    forked_from: SegmentRef | None = None
+    compacted_from: SegmentRef | None = None
+    carried: Carried | None = None
+
+    @property
+    def continues(self) -> SegmentRef | None:
+        """Where the session's line comes from; None for its first segment."""
+        return self.forked_from or self.compacted_from
+
+
 class PausedTurnAbandoned(_Entry):
     """A paused run was given up; clears the interruption."""
 
@@ -259,7 +270,11 @@ class ConfigChanged(_Entry):
 
 
 class Extension(_Entry):
-    """Something a feature keeps; collected in order, folded by its owner."""
+    """Something a feature keeps; collected in order, folded by its owner.
+
+    A segment that continues another one begins with the newest payload of each domain: it has to
+    stand for those before it.
+    """
 
     kind: Literal["extension"] = "extension"
     domain: str

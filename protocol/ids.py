@@ -12,3 +12,8 @@ def uuid7(now_ms: int, random: bytes) -> str:
     value[8] = (value[8] & 0x3F) | 0x80
     text = value.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def time_of(uuid: str) -> int:
+    """Return the epoch milliseconds at which a UUIDv7 was given out."""
+    return int(uuid[:8] + uuid[9:13], 16)

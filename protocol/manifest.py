@@ -605,7 +605,7 @@ class UserConfig(Section):
 # ---- what is not there yet -----------------------------------------------------------------------
 
 _NOT_BUILT = "not available in this version"
-_FEATURES = ("tasks", "ticket_orchestration", "memory", "web", "skills", "plugins")
+_FEATURES = ("ticket_orchestration", "memory", "web", "skills", "plugins")
 
 
 def unavailable(manifest: PodManifest) -> list[str]:

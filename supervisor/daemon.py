@@ -28,7 +28,7 @@ from typing import Any
 
 from protocol import control as c
 from protocol import events as ev
-from protocol.base import Wire
+from protocol.base import Accepted, Wire
 from protocol.calls import OPERATOR
 from protocol.errors import (
     Internal,
@@ -337,6 +337,8 @@ class Daemon:
             case c.Down():
                 self._down_asked.set()
                 self._to_fleet(asked)
+            case c.ClaimSegment() as claim:
+                self._background.spawn(self._claim_segment(asked, claim))
             case c.Spawn() as spawn:
                 self._background.spawn(self._spawner.spawn(asked, spawn))
             case c.Restore(pod=pod):
@@ -360,6 +362,22 @@ class Daemon:
             self._answers.reply(asked, await self._background.on_disk(work))
         except Exception as error:
             self._answers.refuse(asked, error)
+
+    async def _claim_segment(self, asked: b.ControlAsked, claim: c.ClaimSegment) -> None:
+        """Move a pod's claim, and its record, to the segment in which its session goes on."""
+        name, incarnation = asked.sender.name, asked.sender.incarnation
+
+        def move() -> None:
+            self._desk.claim_segment(name, self._runner.token_of(name, incarnation), claim)
+            self._change_metadata(name, {"segment_id": claim.segment_id})
+
+        try:
+            await self._background.on_disk(move)
+        except Exception as error:
+            self._answers.refuse(asked, error)
+            return
+        self._feed(f.SegmentMoved(name, incarnation, claim.session_id, claim.segment_id))
+        self._answers.reply(asked, Accepted())
 
     def _ps(self) -> c.Ps:
         now = time.monotonic()

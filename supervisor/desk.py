@@ -9,6 +9,7 @@ from typing import Any
 from protocol import control as c
 from protocol.errors import Forbidden, Internal, InvalidRequest, SegmentConflict, UnknownPod
 from protocol.manifest import PodManifest, unavailable
+from protocol.session.store import SessionStore
 from supervisor.boot import Boot
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
@@ -153,8 +154,10 @@ class Desk:
         stored = self._store.load(name)
         if stored is None:
             raise UnknownPod(f"there is no record of pod {name}", next_step="podsup ps", pod=name)
-        folder = self._paths.data / "sessions" / stored.session_id
-        log = folder / f"{stored.segment_id}.jsonl"
+        sessions = SessionStore(self._paths.data)
+        folder = sessions.folder(stored.session_id)
+        segment = sessions.active(stored.session_id, stored.segment_id) or stored.segment_id
+        log = sessions.path(stored.session_id, segment)
         if not folder.exists():
             raise InvalidRequest(
                 f"the session of pod {name} never began: there is nothing to restore",
@@ -188,6 +191,16 @@ class Desk:
                     holder=row.pod,
                     supervisor=row.supervisor,
                 )
+
+    def claim_segment(self, pod: str, token: str, claim: c.ClaimSegment) -> None:
+        """Move a pod's claim to another segment of its own session.
+
+        Raises Forbidden for another session, and what the scope table says.
+        """
+        stored = self._store.load(pod)
+        if stored is None or stored.session_id != claim.session_id:
+            raise Forbidden(f"session {claim.session_id} is not pod {pod}'s")
+        self._table.claim_segment(pod, token, claim.session_id, claim.segment_id)
 
     def reclaim(self, pods: Set[str] | None, *, busy: Set[str]) -> c.Reclaimed:
         """Settle the dead in the scope table: all, or these pods of ours; `busy` may come back."""

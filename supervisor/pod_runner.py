@@ -22,7 +22,7 @@ from functools import partial
 
 from protocol import control as c
 from protocol.birth import Birth
-from protocol.errors import Internal, NoAnswer, NotSubset, PodsupError
+from protocol.errors import Internal, NoAnswer, NotSubset, PodsupError, UnknownPod
 from protocol.status import Lane
 from protocol.transport import Transport
 from protocol.watch import Deliver, Watch
@@ -38,7 +38,7 @@ from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
 from supervisor.core.life import Phase
 from supervisor.core.rows import Adoption, Allocation, Lends
-from supervisor.identity import identity_of
+from supervisor.identity import Identity, identity_of
 from supervisor.journal import Journal
 from supervisor.lending import Ask, Lending
 from supervisor.logs import tail
@@ -83,6 +83,14 @@ def only_its_own(
             )
 
     return hear
+
+
+def _adoption(asked: b.HelloAsked, prepared: Prepared, identity: Identity) -> Adoption:
+    """Return the claim of who said hello, on the segment of its session that it has opened."""
+    birth, resume = prepared.birth, asked.hello.resume
+    is_moved = resume.session_id == birth.session_id and resume.segment_id != birth.segment_id
+    segment = {"session_id": birth.session_id, "segment_id": resume.segment_id} if is_moved else {}
+    return Adoption(asked.sender.name, prepared.token, identity, **segment)
 
 
 class PodRunner:
@@ -284,6 +292,13 @@ class PodRunner:
             self._adopting = True
             self._background.spawn(self._adopt_all())
 
+    def token_of(self, name: str, incarnation: int) -> str:
+        """Return the token of a living incarnation, for the scope table; raises UnknownPod."""
+        born = self._born.get(name)
+        if born is None or born.prepared.incarnation != incarnation:
+            raise UnknownPod(f"pod {name} has no incarnation {incarnation} now", pod=name)
+        return born.prepared.token
+
     async def _adopt_all(self) -> None:
         try:
             while self._hellos:
@@ -334,7 +349,7 @@ class PodRunner:
                 outcomes.append(Internal("the pod that said hello is gone"))
                 continue
             outcomes.append(Lends())
-            adoptions.append(Adoption(name, born.prepared.token, identity))
+            adoptions.append(_adoption(asked, born.prepared, identity))
             incarnation = asked.hello.incarnation
             forked.append(Forked(pod=name, incarnation=incarnation, identity=identity))
         rows = self._table.adopt_many(adoptions)

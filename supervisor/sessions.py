@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from protocol.errors import Conflict, InvalidRequest, UnknownPod
-from protocol.session.lineage import Part, active_segment, line_of
+from protocol.session.lineage import Part, line_of
 from protocol.session.store import SessionStore
 from supervisor import life_lock
 from supervisor.paths import Paths
@@ -64,7 +64,7 @@ def find_session(paths: Paths, pod: str, fleet: str | None = None) -> PodSession
             pod=pod,
         )
     store = SessionStore(paths.data)
-    active = active_segment(store, meta.session_id, meta.segment_id)
+    active = store.active(meta.session_id, meta.segment_id)
     if active is None:
         raise InvalidRequest(
             f"the session of pod {pod!r} has not begun: there is no log of it",

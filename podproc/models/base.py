@@ -1,7 +1,7 @@
 """What every model adapter looks like: one request in, one stream of typed block events out.
 
-    request ─► [ThinkingStart ThinkingDelta* ThinkingDone | TextDelta* TextDone
-                | CallStart CallArgs* CallDone]* [Figures] Ended
+    request ─► Opened [ThinkingStart ThinkingDelta* ThinkingDone | TextDelta* TextDone
+                       | CallStart CallArgs* CallDone]* [Figures] Ended
 
 A stream without its `Ended` is an interruption, never a success. Blocks are numbered by the adapter
 from 0 within one answer. Failures are raised: `ProviderFailure` before the first event (retryable
@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 
 from podproc.tools.base import ToolSchema
 from protocol.entries import Item, Usage
+from protocol.manifest import Reasoning as Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,14 @@ class ModelRequest:
     items: tuple[Item, ...]
     tools: tuple[ToolSchema, ...] = ()
     max_tokens: int = 8192
+    temperature: float | None = None
+    reasoning: Effort | None = None
     used: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The headers of the response have come: from now on the wait is for its first event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,8 @@ class Ended:
 
 
 ModelEvent: TypeAlias = (
-    ThinkingStart
+    Opened
+    | ThinkingStart
     | ThinkingDelta
     | ThinkingDone
     | TextDelta

@@ -25,6 +25,7 @@ from podproc.models.base import (
     Figures,
     ModelEvent,
     ModelRequest,
+    Opened,
     Places,
     ProviderFailure,
     StreamCut,
@@ -59,6 +60,8 @@ class ScriptedModel:
     async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Play the answer that fits, with all it says should go wrong."""
         index, answer = self._choose(request)
+        if answer.fail is None:
+            yield Opened()
         if answer.delay_ms:
             await asyncio.sleep(answer.delay_ms / 1000)
         self._fail(index, answer)

@@ -110,20 +110,42 @@ def put_in_place(files: Files, path: Path, data: bytes) -> int:
     Whoever has the old file open keeps it unchanged. Raises OSError with the old file still in
     place. The new *name* is durable only after `sync_folder`.
     """
-    staged = path.with_name(path.name + ".new")
-    fd = files.open(staged, _LOG | os.O_CREAT | os.O_TRUNC)
+    fd = stage(files, path, data)
+    try:
+        files.rename(staged(path), path)
+    except OSError:
+        discard(files, path, fd)
+        raise
+    return fd
+
+
+def staged(path: Path) -> Path:
+    """Return where the file waits that will be renamed to `path`."""
+    return path.with_name(path.name + ".new")
+
+
+def stage(files: Files, path: Path, data: bytes) -> int:
+    """Write and sync the file that will be renamed to `path`; return its open descriptor.
+
+    Raises OSError with nothing left of it.
+    """
+    fd = files.open(staged(path), _LOG | os.O_CREAT | os.O_TRUNC)
     try:
         rest = data
         while rest:
             rest = rest[files.write(fd, rest) :]
         files.fsync(fd)
-        files.rename(staged, path)
     except OSError:
-        files.close(fd)
-        with contextlib.suppress(OSError):
-            files.unlink(staged)
+        discard(files, path, fd)
         raise
     return fd
+
+
+def discard(files: Files, path: Path, fd: int) -> None:
+    """Close a staged file and remove it."""
+    files.close(fd)
+    with contextlib.suppress(OSError):
+        files.unlink(staged(path))
 
 
 def sync_folder(files: Files, folder: Path) -> None:

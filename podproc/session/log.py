@@ -6,7 +6,8 @@ loss of power too.
 
     append   one write, all lines, newline last; refused whole or taken whole
     sync     fdatasync off the event loop; who asks while one is on its way shares the next one
-    cut      a new file with the first records, byte for byte, renamed over the old one
+    cut      a new file with the first records, byte for byte, renamed over the old one; copied
+             off the event loop
     open     tail repair: an unterminated tail is cut, a torn one moved aside (see `reading.py`)
 
 Two failures are final for the file, and everything that would add to it raises `LogBroken` from
@@ -14,8 +15,8 @@ then on. A failed fdatasync: the kernel drops what it could not write and report
 second call would claim success for pages that are gone. A file that has grown by another hand:
 positions are no longer ours to say.
 
-Not guaranteed: nothing keeps a second writer out, that is the claim in the scope table; and no
-method but `sync` may run while another one does in a different thread.
+Not guaranteed: nothing keeps a second writer out, that is the claim in the scope table; and all
+methods belong to one thread: only `sync` and `cut` use another one, inside.
 """
 
 from __future__ import annotations
@@ -26,17 +27,21 @@ import errno
 import gc
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from podproc.session.files import (
     Files,
     OsFiles,
+    discard,
     make_folder,
     open_log,
     put_in_place,
     read_range,
+    stage,
+    staged,
     sync_folder,
 )
 from podproc.session.syncing import DiskThread
@@ -79,8 +84,10 @@ class SegmentLog:
         self._waiting: list[asyncio.Future[None]] = []
 
     @classmethod
-    def create(cls, path: Path, first: SegmentStart, *, files: Files = _OS_FILES) -> SegmentLog:
-        """Return a new segment whose first record, file and folders are durable.
+    def create(
+        cls, path: Path, first: SegmentStart, *more: Entry, files: Files = _OS_FILES
+    ) -> SegmentLog:
+        """Return a new segment whose first records, file and folders are durable.
 
         Raises FileExistsError, and RewriteFailed where the disk refuses; then no such segment
         exists.
@@ -88,20 +95,20 @@ class SegmentLog:
         if path.exists():
             raise FileExistsError(path)
         try:
-            line = encode_line(first)
+            lines = [encode_line(entry) for entry in (first, *more)]
             make_folder(files, path.parent)
-            fd = put_in_place(files, path, line)
+            fd = put_in_place(files, path, b"".join(lines))
         except (OSError, TypeError, ValueError) as error:
             raise RewriteFailed(path, error) from error
         try:
             sync_folder(files, path.parent)
-            log = cls(path, fd, array("Q", [0, len(line)]), files)
+            log = cls(path, fd, array("Q", accumulate(map(len, lines), initial=0)), files)
         except OSError as error:
             files.close(fd)
             with contextlib.suppress(OSError):
                 files.unlink(path)
             raise RewriteFailed(path, error) from error
-        log._durable = len(line)
+        log._durable = log.size
         return log
 
     @classmethod
@@ -155,6 +162,11 @@ class SegmentLog:
     def broken(self) -> str | None:
         """Why it takes no record any more; None while it does."""
         return self._broken
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes records: it is not given up, and nobody else wrote to it."""
+        return self._broken is None and not self.grew_by_other_hand()
 
     def grew_by_other_hand(self) -> bool:
         """Say whether the file at this path is no longer as this writer left it."""
@@ -229,7 +241,7 @@ class SegmentLog:
         self._syncing = True
         self._thread.run(wait_for_disk, lambda failure: self._on_synced(size, inode, failure))
 
-    def _on_synced(self, size: int, inode: int, failure: OSError | None) -> None:
+    def _on_synced(self, size: int, inode: int, failure: BaseException | None) -> None:
         self._syncing = False
         if inode == self._inode:
             if failure is None:
@@ -241,20 +253,44 @@ class SegmentLog:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def cut(self, head_entries: int) -> None:
-        """Keep the first records, byte for byte, in a new durable file; blocks for its fsync.
+    async def cut(self, head_entries: int) -> None:
+        """Keep the first records, byte for byte, in a new durable file.
 
-        Raises ValueError unless 1 <= head_entries <= self.head_entries, RewriteFailed with the old
-        file still in place and in use, LogBroken if it is not known which of the two a loss of
-        power would leave.
+        The copy is made off the event loop; what is appended meanwhile goes with the rest. Raises
+        ValueError unless 1 <= head_entries <= self.head_entries, RewriteFailed with the old file
+        still in place and in use, LogBroken if it is not known which of the two a loss of power
+        would leave.
         """
         if not 1 <= head_entries <= self.head_entries:
             raise ValueError(f"cannot keep {head_entries} of {self.head_entries} records")
         self._refuse_if_unusable()
+        files, path, source, size = self._files, self.path, self._fd, self._bounds[head_entries]
+        copies: list[int] = []
+
+        def copy() -> None:
+            copies.append(stage(files, path, read_range(files, source, 0, size)))
+
         try:
-            kept = self._read_bytes(0, head_entries)
-            fd = put_in_place(self._files, self.path, kept)
+            await self._off_loop(copy)
         except OSError as error:
+            raise RewriteFailed(path, error) from error
+        self._put_in_place(copies[0], head_entries)
+
+    async def _off_loop(self, work: Callable[[], None]) -> None:
+        """Have the disk's thread do it; raises what it raises."""
+        over: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self._thread.run(work, over.set_result)
+        if (failure := await asyncio.shield(over)) is not None:
+            raise failure
+
+    def _put_in_place(self, fd: int, head_entries: int) -> None:
+        try:
+            self._refuse_if_unusable()
+            self._files.rename(staged(self.path), self.path)
+        except (OSError, LogBroken) as error:
+            discard(self._files, self.path, fd)
+            if isinstance(error, LogBroken):
+                raise
             raise RewriteFailed(self.path, error) from error
         self._files.close(self._fd)
         self._fd = fd

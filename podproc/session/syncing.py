@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeAlias
 
-Settle: TypeAlias = Callable[[OSError | None], None]
+Settle: TypeAlias = Callable[[BaseException | None], None]
 _Job: TypeAlias = tuple[Callable[[], None], asyncio.AbstractEventLoop, Settle]
 
 
@@ -26,7 +26,7 @@ class DiskThread:
         self._thread: Thread | None = None
 
     def run(self, work: Callable[[], None], settle: Settle) -> None:
-        """Do `work` in the thread, then call `settle` in this loop with its OSError or None."""
+        """Do `work` in the thread, then call `settle` in this loop with what it raised or None."""
         if self._thread is None:
             self._thread = Thread(target=self._serve, name="session-sync", daemon=True)
             self._thread.start()
@@ -42,10 +42,10 @@ class DiskThread:
     def _serve(self) -> None:
         while job := self._jobs.get():
             work, loop, settle = job
-            failure = None
+            failure: BaseException | None = None
             try:
                 work()
-            except OSError as error:
+            except BaseException as error:  # whoever waits must hear of it, whatever it is
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, failure)

@@ -26,6 +26,8 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from podproc.engine.text import cut_text as cut_text
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -196,17 +198,6 @@ async def off_loop_until(work: Callable[[threading.Event], T]) -> T:
         for ended in done:
             ended.exception()  # nobody is left to hear of it
         raise
-
-
-def cut_text(text: str, limit: int) -> str:
-    """Return the text within `limit` UTF-8 bytes, cut between characters, saying what was dropped.
-
-    Half a surrogate pair, as in a file name that is not UTF-8, becomes a question mark.
-    """
-    data = text.encode("utf-8", "replace")
-    kept = data[:limit].decode("utf-8", "ignore")
-    dropped = len(data) - len(kept.encode())
-    return f"{kept}\n[{dropped} bytes dropped]" if dropped else kept
 
 
 def _parse(model: type[BaseModel], arguments: str | Mapping[str, Any]) -> BaseModel:

@@ -52,6 +52,14 @@ class ScopeDenied(ToolFailure):
         self.wanted = wanted
 
 
+class NoSuchFile(ToolFailure):
+    """Nothing is at the path, which the pod may read."""
+
+
+class IsDirectory(ToolFailure):
+    """A directory is where a file was wanted."""
+
+
 class _LinkInTheWay(Exception):
     """A component that was no link when the path was judged is one now."""
 
@@ -62,6 +70,17 @@ class FileState:
 
     data: bytes
     changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileHead:
+    """The first bytes of a regular file, and the size the file said to have after they were read.
+
+    A file that grows meanwhile, or a virtual one, may have said less than was read.
+    """
+
+    data: bytes
+    size: int
 
 
 class ScopeView:
@@ -117,6 +136,23 @@ class ScopeView:
             if state is None:
                 raise ToolFailure("execution_failed", f"{real} does not exist")
             return real, state
+
+        return self._judged(path, Permission.READ, attempt)
+
+    def head(self, path: str, most: int) -> tuple[str, FileHead]:
+        """Return canonical path and the first bytes of a regular file, however big it is.
+
+        Raises ToolFailure: NoSuchFile, IsDirectory, ScopeDenied, or one without a name of its own.
+        """
+
+        def attempt(real: str) -> tuple[str, FileHead]:
+            if real == "/":
+                raise IsDirectory("invalid_argument", "/ is a directory")
+            try:
+                with self._walk(real) as (folder, name), _opened(name, folder) as fd:
+                    return real, _head_of(fd, real, most)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise NoSuchFile("execution_failed", f"{real} does not exist") from error
 
         return self._judged(path, Permission.READ, attempt)
 
@@ -265,10 +301,7 @@ def _read_at(folder: int, name: str, real: str, most: int) -> FileState | None:
     try:
         with _opened(name, folder) as fd:
             about = os.fstat(fd)
-            if stat.S_ISDIR(about.st_mode):
-                raise ToolFailure("invalid_argument", f"{real} is a directory")
-            if not stat.S_ISREG(about.st_mode):
-                raise ToolFailure("invalid_argument", f"{real} is not a regular file")
+            _require_regular(about, real)
             if about.st_size > most:
                 raise ToolFailure(
                     "invalid_argument",
@@ -278,6 +311,23 @@ def _read_at(folder: int, name: str, real: str, most: int) -> FileState | None:
                 return FileState(file.read(), about.st_mtime)
     except FileNotFoundError:
         return None
+
+
+def _head_of(fd: int, real: str, most: int) -> FileHead:
+    _require_regular(os.fstat(fd), real)
+    pieces: list[bytes] = []
+    left = most
+    while left and (piece := os.read(fd, left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return FileHead(b"".join(pieces), os.fstat(fd).st_size)
+
+
+def _require_regular(about: os.stat_result, real: str) -> None:
+    if stat.S_ISDIR(about.st_mode):
+        raise IsDirectory("invalid_argument", f"{real} is a directory")
+    if not stat.S_ISREG(about.st_mode):
+        raise ToolFailure("invalid_argument", f"{real} is not a regular file")
 
 
 def _replace_at(folder: int, name: str, data: bytes) -> None:

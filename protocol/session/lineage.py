@@ -36,9 +36,6 @@ class Segments(Protocol):
     def path(self, session_id: str, segment_id: str) -> Path:
         """Return the file of a segment; raises InvalidRequest for what is not an id."""
 
-    def segments(self, session_id: str) -> Sequence[str]:
-        """Return the ids of a session's segments, oldest first."""
-
 
 class LineLoops(LogProblem):
     """A segment continues itself, perhaps by way of others: there is no first one."""
@@ -90,18 +87,6 @@ class Row:
     index: int
     entry: Told
     is_repeat: bool = False
-
-
-def active_segment(store: Segments, session_id: str, named: str | None) -> str | None:
-    """Return the segment a session goes on in; None where the session has none.
-
-    It is the one that its record names. If that was never created (a rotation was cut between the
-    claim and the file) it is the newest there is.
-    """
-    segments = store.segments(session_id)
-    if named in segments:
-        return named
-    return segments[-1] if segments else None
 
 
 def line_of(store: Segments, session_id: str, segment_id: str) -> list[Part]:

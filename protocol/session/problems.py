@@ -22,7 +22,7 @@ from protocol.errors import Internal
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Return one line that says what happened, with the system's name of it where it has one."""
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"

@@ -27,6 +27,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ def scan(path: Path, data: bytes, since: Replayed = EMPTY) -> Scanned:
         if _holds_durable_point(data[torn.offset :], open_calls):
             raise LogDamaged(path, line=torn.line, offset=torn.offset, cause=torn.cause)
     return Scanned(state, bounds, torn)
+
+
+def state_of_beginning(path: Path, entries: int) -> Replayed:
+    """Return what a session was behind the first so many entries of a segment.
+
+    Raises LogDamaged, OSError.
+    """
+    with path.open("rb") as file:
+        return scan(path, b"".join(islice(file, entries))).state
 
 
 def _holds_durable_point(region: bytes, open_calls: Set[str]) -> bool:

@@ -47,6 +47,7 @@ from protocol.entries import (
     Message,
     Reasoning,
     RunCompleted,
+    RunEnd,
     RunErrored,
     ToolCall,
     ToolResult,
@@ -108,10 +109,10 @@ class Replayed:
     usage: Usage = _NOTHING_USED
     extensions: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     open_run: Invoke | None = None
-    last_result: RunCompleted | RunErrored | None = None
+    last_result: RunEnd | None = None
     paused: bool = False
     note_due: bool = False
-    owed: tuple[RunCompleted | RunErrored, ...] = ()
+    owed: tuple[RunEnd, ...] = ()
     request_ids: tuple[str, ...] = ()
     delivered: frozenset[str] = frozenset()
     used_answers: frozenset[int] = frozenset()
@@ -228,7 +229,7 @@ class _Draft:
                     del self.unanswered[position]
                     break
 
-    def _owe(self, end: RunCompleted | RunErrored) -> None:
+    def _owe(self, end: RunEnd) -> None:
         if end.report is not None and all(one.report != end.report for one in self.owed):
             self.owed.append(end)
 
@@ -293,6 +294,11 @@ def _carried(said: Carried) -> Replayed:
         request_ids=said.request_ids,
         delivered=frozenset(said.delivered),
         used_answers=frozenset(said.used_answers),
+        open_run=said.open_run,
+        last_result=said.last_result,
+        paused=said.paused,
+        note_due=said.note_due,
+        owed=said.owed,
     )
 
 

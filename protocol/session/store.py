@@ -29,6 +29,15 @@ class SessionStore:
         files = self.folder(session_id).glob("*.jsonl")
         return tuple(sorted(file.stem for file in files if _ID.fullmatch(file.stem)))
 
+    def active(self, session_id: str, named: str) -> str | None:
+        """Return the segment in which a session goes on; None where it has none yet.
+
+        It is the one that the pod's record names, and the newest where that is not there: a segment
+        is claimed before it is made, and each is given a higher id than those before it.
+        """
+        there = self.segments(session_id)
+        return named if named in there else (there[-1] if there else None)
+
     def sessions(self) -> tuple[str, ...]:
         """Return the ids of all sessions, oldest first."""
         folders = self._root.glob("*")

@@ -54,6 +54,7 @@ from supervisor.core.fleet_terms import (
     ReportAnswered,
     SaveFamily,
     SaveTasked,
+    SegmentMoved,
     Spawned,
     StatusHeard,
     Stimulus,
@@ -178,6 +179,8 @@ class Fleet(FleetReads):
                 out = self._on_status(
                     stimulus.pod, stimulus.incarnation, stimulus.status, stimulus.state_seq
                 )
+            case SegmentMoved():
+                out = self._on_segment_moved(stimulus)
             case EventHeard():
                 out = self._on_event(stimulus)
             case TaskAnswered(pod, error):
@@ -411,6 +414,13 @@ class Fleet(FleetReads):
                 member.last_error = f"{code}: {message}"
             case _:
                 pass
+        return []
+
+    def _on_segment_moved(self, moved: SegmentMoved) -> list[Instruction]:
+        member = self.members.get(moved.pod)
+        if member is not None and member.life.incarnation == moved.incarnation:
+            member.planned = (moved.session_id, moved.segment_id)
+            member.session_id, member.segment_id = member.planned
         return []
 
     @staticmethod

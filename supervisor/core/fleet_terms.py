@@ -73,6 +73,16 @@ class StatusHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentMoved:
+    """The pod's claim was moved to the segment in which its session goes on."""
+
+    pod: str
+    incarnation: int
+    session_id: str
+    segment_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventHeard:
     """An event of a pod's state lane; `lane_seq` is the origin's number."""
 
@@ -164,6 +174,7 @@ Stimulus: TypeAlias = (
     | Hello
     | Beat
     | StatusHeard
+    | SegmentMoved
     | EventHeard
     | TaskAnswered
     | Asked

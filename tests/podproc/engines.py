@@ -159,7 +159,12 @@ class Sink:
     def emit(self, event: ev.Event) -> None:
         """Publish."""
         self.events.append(event)
-        self._see(event.event)
+        match event:
+            case ev.TurnEnd(result=result):
+                self.seen.append(f"turn {result}")
+            case _:
+                self.seen.append(event.event)
+        self._changed.set()
 
     def alert(self, level: AlertLevel, message: str) -> None:
         """Tell."""

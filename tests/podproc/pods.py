@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 from podproc.models.base import Model
 from podproc.pod import Pod, PostRunJob
 from protocol import methods as m
+from protocol.base import Accepted
 from protocol.birth import Birth
 from protocol.control import Welcome
-from protocol.manifest import Engine, PodManifest, Retry
+from protocol.errors import PodsupError
+from protocol.manifest import Compaction, Engine, PodManifest, Retry
 from protocol.manifest import Model as ModelTable
 from protocol.scope import Permission, Scope, ScopeRule
 from protocol.segments import Text
@@ -105,6 +107,8 @@ class Home:
     root: Path
     engine: Engine = RULES
     model: ModelTable = field(default_factory=ModelTable)
+    compaction: Compaction = field(default_factory=Compaction)
+    parent: str | None = None
     stop_grace_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -126,9 +130,14 @@ class Home:
     def inbox(self) -> Path:
         return self.data / "pods" / "alice" / "inbox.jsonl"
 
-    def entries(self) -> list[dict[str, Any]]:
-        """The log as it is on disk."""
-        return [decode_line(line) for line in self.log.read_bytes().splitlines()]
+    @property
+    def segments(self) -> list[Path]:
+        """The logs of the session's segments, oldest first."""
+        return sorted(self.log.parent.glob("*.jsonl"))
+
+    def entries(self, log: Path | None = None) -> list[dict[str, Any]]:
+        """A log as it is on disk; the newest."""
+        return [decode_line(line) for line in (log or self.segments[-1]).read_bytes().splitlines()]
 
     def kinds(self) -> list[str]:
         """The kinds of its entries."""
@@ -136,7 +145,7 @@ class Home:
 
     def copy(self, name: str) -> Home:
         """Copy all that is on disk at this moment."""
-        other = Home(self.root / name, self.engine, self.model)
+        other = Home(self.root / name, self.engine, self.model, self.compaction, self.parent)
         shutil.copytree(self.data, other.data)
         return other
 
@@ -149,6 +158,7 @@ class Home:
             cwd=str(self.work),
             model=self.model,
             engine=self.engine,
+            compaction=self.compaction,
             stop_grace_s=self.stop_grace_s,
             scope=Scope(allow=(ScopeRule(target=str(self.work), permission=Permission.WRITE),)),
         )
@@ -164,6 +174,7 @@ class Home:
             product_dirs=(str(self.data),),
             session_id=SESSION,
             segment_id=SEGMENT,
+            parent=self.parent,
         )
 
 
@@ -183,6 +194,8 @@ class Life:
         self.net = LiveNet()
         self.welcomes = welcomes
         self.with_welcome: Callable[[], object] = lambda: None
+        self.claims: list[str] = []
+        self.on_claim: Callable[[str], PodsupError | None] = lambda segment_id: None
         self._transport = MemoryTransport(self.net)
         self._route = b""
         self._ids = count(1)
@@ -202,6 +215,17 @@ class Life:
             reply = message(ReplyHeader(id=header["id"], ok=True), Welcome())
             self._router.send(route, reply)
             self.with_welcome()
+        if header.get("method") == "claim_segment":
+            self._on_claim(route, header["id"], (read_body(frames[1]) or {})["segment_id"])
+
+    def _on_claim(self, route: bytes, request_id: str, segment_id: str) -> None:
+        if (refusal := self.on_claim(segment_id)) is None:
+            self.claims.append(segment_id)
+            self._router.send(route, message(ReplyHeader(id=request_id, ok=True), Accepted()))
+        else:
+            self._router.send(
+                route, message(ReplyHeader(id=request_id, ok=False), refusal.to_body())
+            )
 
     def post(self, method: m.Method, request_id: str = "", sender: str = "operator") -> str:
         """Send a request and return its id."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
 
+from podproc.engine import loop
 from podproc.models import base
 from podproc.models.base import Places, ProviderFailure, StreamCut
 from podproc.models.scripted import ScriptedModel
@@ -456,10 +458,77 @@ def test_a_refusal_is_not_tried_again(status: int) -> None:
     assert retries(bench) == []
 
 
-def test_a_failure_after_the_first_event_is_not_tried_again_in_silence() -> None:
-    over, bench = ended([base.TextDelta(0, "x"), BUSY])
+def test_a_failure_in_an_answer_that_was_shown_is_a_broken_stream_and_no_silent_retry() -> None:
+    bench = finished([*text("a"), base.TextDelta(1, "x"), BUSY], [*text("done"), *end()])
+    assert retries(bench) == []
+    assert bench.sink.told("entry", "llm_continuation") == [
+        "entry a",
+        "llm_continuation",
+        "entry done",
+    ]
+
+
+def test_a_refusal_in_an_answer_that_was_shown_fails_the_run() -> None:
+    over, bench = ended([base.TextDelta(0, "x"), ProviderFailure("no", status=400)])
     assert over.ending is Ending.FAILED
     assert len(bench.model.requests) == 1
+
+
+def test_an_overload_in_the_stream_is_tried_again_while_nothing_was_shown() -> None:
+    bench = finished([base.Opened(), base.TextDone(0, ""), BUSY], [*text("done"), *end()])
+    assert len(retries(bench)) == 1
+    assert bench.sink.told("entry") == ["entry done"]
+
+
+def test_a_call_whose_id_another_call_has_gets_one_of_its_own() -> None:
+    twice = [*call("c"), *call("c"), *call(""), *end("tool_use")]
+    bench = finished(twice, [*call("c"), *end("tool_use")], [*text("done"), *end()])
+    calls = [item.call_id for item in bench.sink.history if isinstance(item, ToolCall)]
+    results = [item.call_id for item in bench.sink.history if isinstance(item, ToolResult)]
+    assert calls == ["c", "c-2", "call", "c-3"]
+    assert sorted(results) == sorted(calls)
+
+
+def test_a_turn_that_is_cut_is_told_to_be_over_and_is_not_counted() -> None:
+    _, bench = stopped([base.TextDelta(0, "x"), Hang()], when="text_delta")
+    assert bench.sink.told("turn", "turn_end") == ["turn interrupted"]
+
+
+def test_a_tool_that_does_not_end_is_left_and_its_late_result_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "STOP_S", 0.05)
+
+    async def main() -> Bench:
+        released, over = asyncio.Event(), asyncio.Event()
+
+        async def stays(call: Call) -> str:
+            while not released.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await released.wait()
+            call.emit("output", "late")
+            over.set()
+            return "late"
+
+        bench = Bench(
+            [*call("c1", "Stays"), *end("tool_use")], rules=PATIENT, tools=[Custom("Stays", stays)]
+        )
+        await bench.run_and_stop("starts c1")
+        released.set()
+        await over.wait()
+        await asyncio.sleep(0)
+        return bench
+
+    bench = run(main())
+    assert bench.sink.told("result", "tool_output_delta") == []
+    assert any("a tool did not end" in alert for alert in bench.sink.alerts)
+
+
+def test_headers_that_do_not_come_are_tried_again_before_the_first_event_is_due() -> None:
+    quick = Timeouts(headers_s=0.02, first_event_s=30, idle_s=30)
+    rules = QUICK.model_copy(update={"timeouts": quick})
+    bench = finished([Hang()], [*text("done"), *end()], rules=rules)
+    assert [one.error for one in retries(bench)] == ["no response came for 0.02 s"]
 
 
 def test_an_adapter_with_a_defect_fails_the_run_as_internal(
@@ -481,7 +550,12 @@ def test_turns_used_up_is_a_limit_after_the_tools_of_the_last_turn() -> None:
     rules = QUICK.model_copy(update={"max_turns": 2})
     over, bench = ended(again, again, rules=rules)
     assert (over.ending, over.reason) == (Ending.LIMIT_REACHED, "max_turns")
-    assert bench.sink.told("result", "turn_end") == ["result c", "turn_end"] * 2
+    assert bench.sink.told("result", "turn_end") == [
+        "result c",
+        "turn_end",
+        "result c-2",
+        "turn_end",
+    ]
 
 
 def test_an_answer_without_calls_in_the_last_turn_is_finished() -> None:

@@ -15,13 +15,14 @@ import pytest
 from podproc.models import base
 from podproc.models.base import ProviderFailure
 from protocol import methods as m
-from protocol.entries import ToolResult
+from protocol.entries import Message, ToolResult
+from protocol.errors import SegmentConflict
 from protocol.manifest import Model as ModelTable
 from protocol.pod_events import TurnEnded
 from protocol.status import RunResult
 from protocol.transport.memory import MemoryTransport
 from tests.podproc.engines import Hang, Move, PlayedModel, call, end, text
-from tests.podproc.pods import EVENTS, RULES, Home, Life, Sent, alive, drive, say
+from tests.podproc.pods import EVENTS, RULES, SEGMENT, Home, Life, Sent, alive, drive, say
 
 DONE: list[Move] = [*text("done"), *end()]
 SILENT: list[Move] = [Hang()]
@@ -364,7 +365,7 @@ def test_a_run_ends_on_the_wire_although_its_inbox_mark_cannot_be_written(
     drive(main())
 
 
-def test_after_a_failed_fdatasync_the_log_takes_nothing_until_the_pod_starts_anew(
+def test_after_a_failed_fdatasync_the_next_run_goes_on_in_a_new_segment(
     house: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really, asked = os.fdatasync, [0]
@@ -377,15 +378,81 @@ def test_after_a_failed_fdatasync_the_log_takes_nothing_until_the_pod_starts_ane
         monkeypatch.setattr(os, "fdatasync", fdatasync)
 
     async def main() -> None:
-        async with alive(house, model=PlayedModel([*text("x"), fail, *end()])) as life:
-            assert (await life.run()).what == "run_end errored"
+        model = PlayedModel([*text("x"), fail, *end()], DONE)
+        async with alive(house, model=model) as life:
+            assert (await life.run(request_id="first")).what == "run_end errored"
             before = house.log.read_bytes()
-            assert (await life.ask(say("again"))).what == "reply internal"
-            assert house.log.read_bytes() == before
-            assert asked == [1], "a failed fdatasync must not be called again"
-        monkeypatch.setattr(os, "fdatasync", really)
-        async with alive(house, incarnation=2, model=PlayedModel(DONE)) as life:
+            assert asked == [1]
+            monkeypatch.setattr(os, "fdatasync", really)
             assert (await life.run("again")).what == "run_end finished"
+            assert house.log.read_bytes() == before, "the old file is left alone"
+            assert life.claims == [house.segments[1].stem]
+        start = house.entries()[0]
+        assert start["forked_from"] == {
+            "segment_id": SEGMENT,
+            "at_turn_index": 1,
+            "at_entry": len(house.entries(house.log)),
+        }
+        shown = [item.content for item in model.requests[-1].items if isinstance(item, Message)]
+        assert shown[0] == "hi"
+        assert shown[1] == "x"
+        assert shown[-1] == "again"
+        async with alive(house, incarnation=2, model=PlayedModel(DONE)) as life:
+            assert life.told("run_end") == []
+            assert (await life.ask(say("hi"), "first")).what == "reply ok", "it is known"
+            assert (await life.run("more")).what == "run_end finished"
+            assert len(house.segments) == 2
+
+    drive(main())
+
+
+def test_a_log_that_another_hand_wrote_to_is_left_and_the_next_run_forks(house: Home) -> None:
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(DONE, DONE)) as life:
+            await life.run()
+            with house.log.open("ab") as other:
+                other.write(b"not ours\n")
+            before = house.log.read_bytes()
+            assert (await life.run("again")).what == "run_end finished"
+            assert house.log.read_bytes() == before
+            assert house.entries()[0]["forked_from"]["segment_id"] == SEGMENT
+            assert [one.body["message"] for one in life.told("alert")] == [
+                f"the session goes on in segment {house.segments[1].stem}; {house.log} is left "
+                "alone: another process wrote to the file"
+            ]
+
+    drive(main())
+
+
+def test_a_fork_that_the_supervisor_refuses_refuses_the_run_and_changes_nothing(
+    house: Home,
+) -> None:
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(DONE, DONE)) as life:
+            await life.run()
+            with house.log.open("ab") as other:
+                other.write(b"not ours\n")
+            life.on_claim = lambda segment_id: SegmentConflict("somebody has it")
+            assert (await life.ask(say("again"))).what == "reply segment_conflict"
+            assert house.segments == [house.log]
+            life.on_claim = lambda segment_id: None
+            assert (await life.run("again")).what == "run_end finished"
+
+    drive(main())
+
+
+def test_a_segment_that_was_claimed_and_never_made_leaves_the_one_before(house: Home) -> None:
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(DONE)) as life:
+            await life.run()
+        newer = SEGMENT.replace("b1b0", "b1b1")
+        birth = house.birth(2).model_copy(update={"segment_id": newer})
+        house.birth = lambda incarnation: birth  # type: ignore[method-assign]
+        async with alive(house, incarnation=2, model=PlayedModel(DONE)) as life:
+            hello = life.told("hello")[0]
+            assert hello.body["resume"]["segment_id"] == SEGMENT
+            await life.run("again")
+        assert house.segments == [house.log]
 
     drive(main())
 

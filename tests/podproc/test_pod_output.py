@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ class Child:
 
     def cut(self, entries: int) -> None:
         """Take its log back to so many entries of this segment, as a rewind does."""
-        self.log.cut(entries)
+        asyncio.run(self.log.cut(entries))
         del self.kept[-1][entries:]
 
     def write(self, data: bytes) -> None:

@@ -644,6 +644,8 @@ def test_all_nine_are_there_with_the_feature_and_none_without(
             kin=FakeKin(),
             on_denied=lambda path, layer: None,
             on_defect=lambda error: None,
+            keep_tasks=lambda payload: None,
+            kept_tasks=lambda: None,
         )
         try:
             return toolset.registry.names()

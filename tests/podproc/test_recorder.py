@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from podproc.recorder import Position, Recorder
+from podproc.recorder import Recorder
+from podproc.segments import Position, Segments
 from podproc.turn_terms import ClosePrevious, RunKind, RunPlan
 from podproc.watchers import Watchers
 from protocol.entries import ToolCall
@@ -26,6 +27,10 @@ from tests.podproc.pods import EVENTS, SEGMENT, SESSION
 PLAN = RunPlan(RunKind.RUN, Trigger.USER_SEND, input=(Text(content="hi"),))
 
 
+async def brief() -> str:
+    return "be brief"
+
+
 class Desk:
     """A recorder and the log lane that it publishes on."""
 
@@ -33,10 +38,9 @@ class Desk:
         self.net = MemoryNet()
         self._got: list[list[bytes]] = []
         self.record = Recorder(
-            SessionStore(data),
-            Position(SESSION, SEGMENT),
+            Segments(SessionStore(data), Position(SESSION, SEGMENT), wall_ms=lambda: 1),
             wall_ms=lambda: 1,
-            system_prompt=lambda: "be brief",
+            system_prompt=brief,
             config={},
         )
         self.record.open()

@@ -21,6 +21,7 @@ from podproc.models.base import (
     Figures,
     ModelEvent,
     ModelRequest,
+    Opened,
     Places,
     ProviderFailure,
     StreamCut,
@@ -123,6 +124,7 @@ def test_an_answer_streams_thinking_then_text_then_calls_then_figures_then_its_e
     )
     events = play(model).events
     assert [type(event) for event in events] == [
+        Opened,
         *(ThinkingStart, ThinkingDelta, ThinkingDone),
         *(TextDelta, TextDone),
         *(CallStart, CallArgs, CallDone),

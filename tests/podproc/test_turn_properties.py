@@ -13,6 +13,7 @@ from podproc.turn import Turn
 from protocol import methods as m
 from protocol.error_body import ErrorBody
 from protocol.errors import Internal
+from protocol.events import RewindSummary
 from protocol.pod_events import ScopeSubDelegated, TurnEnded
 from protocol.segments import Text
 from protocol.status import PodStatus, RunResult, Trigger
@@ -51,6 +52,14 @@ AFTER = {
 }
 
 
+REWOUND = m.Rewound(
+    segment_id="s1",
+    head_entries=1,
+    input=(),
+    summary=RewindSummary(discarded_entries=1, discarded_turns=0, tools_ran=0),
+)
+
+
 @dataclass(frozen=True)
 class World:
     """Something that is under way comes to its end, if anything is; `luck` says which and how."""
@@ -76,14 +85,15 @@ statuses = st.sampled_from([PodStatus.IDLE, PodStatus.PAUSED])
 class Shell:
     """A shell that carries everything out in its own time, and keeps books."""
 
-    def __init__(self, status: PodStatus, can_compact: bool) -> None:
-        self.turn = Turn(status, can_compact=can_compact)
+    def __init__(self, status: PodStatus) -> None:
+        self.turn = Turn(status)
         self.answers: Counter[str] = Counter()
         self.beginning: t.Begin | None = None
         self.engine: t.RunPlan | None = None
         self.closing: t.Close | None = None
         self.abandoning: list[t.Request] = []
         self.compaction = False
+        self.rewind: t.Request | None = None
         self.stops: list[t.StopWish] = []
         self.published = 0
         self.ends = 0
@@ -117,6 +127,7 @@ class Shell:
                 (self.end_close, self.closing is not None),
                 (self.end_abandonment, bool(self.abandoning)),
                 (self.end_compaction, self.compaction),
+                (self.end_rewind, self.rewind is not None),
             )
             if is_on
         ]
@@ -149,6 +160,14 @@ class Shell:
         self.compaction = False
         self.feed(t.CompactionOver(error="no") if luck % 2 else t.CompactionOver("s2"))
 
+    def end_rewind(self, luck: int) -> None:
+        assert self.rewind is not None
+        request, self.rewind = self.rewind, None
+        error = Internal("the disk is full")
+        self.feed(
+            t.RewindOver(request, error=error) if luck % 2 else t.RewindOver(request, REWOUND)
+        )
+
     # -- carrying out
 
     def feed(self, stimulus: t.Stimulus) -> None:
@@ -158,8 +177,12 @@ class Shell:
 
     def do(self, one: t.Instruction) -> None:
         match one:
-            case t.Reply(request) | t.Answer(request) | t.Rewind(request):
+            case t.Reply(request) | t.Answer(request):
                 self.answers[request.id] += 1
+            case t.Rewind(request):
+                assert self.rewind is None
+                assert not self.compaction
+                self.rewind = request
             case t.Store(request, wakes):
                 self.feed(t.Stored(request, wakes))
             case t.Begin():
@@ -167,6 +190,7 @@ class Shell:
                 assert self.engine is None
                 assert self.closing is None
                 assert not self.compaction
+                assert self.rewind is None
                 assert not self.abandoning
                 self.beginning = one
             case t.PublishBegin():
@@ -192,13 +216,14 @@ class Shell:
                 self.abandoning.append(request)
             case t.StartCompaction():
                 assert not self.compaction
+                assert self.rewind is None
                 self.compaction = True
             case t.StopCompaction():
                 assert self.compaction
             case t.Leave():
                 assert not self.left
                 self.left = True
-            case t.Report() | t.RecordChild() | t.PublishCompaction():
+            case t.Report() | t.RecordChild() | t.PublishCompaction() | t.PublishRewind():
                 pass
 
     def tell(self, status: PodStatus) -> None:
@@ -226,11 +251,11 @@ class Shell:
 
 
 @settings(max_examples=300)
-@given(statuses, st.booleans(), steps)
+@given(statuses, steps)
 def test_whatever_happens_runs_end_once_and_requests_are_answered_once(
-    status: PodStatus, can_compact: bool, steps: list[m.Method | World | t.Stimulus]
+    status: PodStatus, steps: list[m.Method | World | t.Stimulus]
 ) -> None:
-    shell = Shell(status, can_compact)
+    shell = Shell(status)
     for step in steps:
         shell.take(step)
     shell.take(t.LeaveAsked())

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import pytest
 
 from podproc import turn_terms as t
-from podproc.turn import TurnState
 from podproc.turn_table import METHODS, Column
 from protocol import methods as m
 from protocol.error_body import ErrorBody
@@ -96,7 +95,7 @@ TABLE = {
     ),
     "rewind_to": Row(
         ask(m.RewindTo(target=TARGET, expected_head_entries=4)),
-        "rewind",
+        "rewind -> idle, compacting",
         "already_running",
         "already_running",
         "invalid_request",
@@ -204,14 +203,6 @@ def test_already_running_says_what_runs() -> None:
     assert isinstance(refusal, t.Reply)
     assert refusal.error is not None
     assert refusal.error.details == {"trigger": "user_send", "request_id": "first"}
-
-
-def test_a_pod_without_a_compactor_says_so() -> None:
-    machine = Machine(can_compact=False)
-    [refusal] = machine.do(t.Asked(ask(m.Compact())))
-    assert isinstance(refusal, t.Reply)
-    assert "not available in this version" in str(refusal.error)
-    assert machine.state == TurnState()
 
 
 # -- how runs end --------------------------------------------------------------------------------

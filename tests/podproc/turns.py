@@ -51,8 +51,8 @@ def child_lent() -> t.Request:
 class Machine:
     """A turn with a shell that stores notifications; everything else is answered by the test."""
 
-    def __init__(self, status: PodStatus = PodStatus.IDLE, *, can_compact: bool = True) -> None:
-        self.turn = Turn(status, can_compact=can_compact)
+    def __init__(self, status: PodStatus = PodStatus.IDLE) -> None:
+        self.turn = Turn(status)
 
     @property
     def state(self) -> TurnState:
@@ -169,6 +169,7 @@ _PLAIN: dict[type[t.Instruction], str] = {
     t.StartCompaction: "start compaction",
     t.StopCompaction: "stop compaction",
     t.Rewind: "rewind",
+    t.PublishRewind: "rewind_applied",
     t.Leave: "leave",
 }
 

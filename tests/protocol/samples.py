@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 8
+REVISION = 9
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
@@ -51,6 +51,7 @@ CALL = en.ToolCall(call_id="call_1", name="Read", arguments='{"path": "a.py"}')
 RESULT = en.ToolResult(call_id="call_1", summary="read 2 lines", content="1\n2\n", is_error=True)
 ITEM = en.SystemItem(kind="notification", body="[notice] done", id="n-1")
 INVOKE = en.Invoke(ts=TS, trigger=Trigger.USER_SEND, request_id="r-1")
+END = en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause", report="bob/1/2")
 ERROR = ErrorBody(
     code="write_conflict",
     message="bob writes there",
@@ -394,6 +395,12 @@ SAMPLES: tuple[Wire, ...] = (
         delivered=("n-1",),
         used_answers=(0, 2),
         entries=2,
+        run_entries=2,
+        open_run=INVOKE,
+        last_result=END,
+        paused=True,
+        note_due=True,
+        owed=(END,),
     ),
     en.SegmentStart(
         ts=TS,
@@ -423,7 +430,7 @@ SAMPLES: tuple[Wire, ...] = (
         answer=2,
         purpose="compaction",
     ),
-    en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause", report="bob/1/2"),
+    END,
     en.RunErrored(ts=TS, code="provider_error", message="529", interrupted=True, report="bob/1/3"),
     en.PausedTurnAbandoned(ts=TS),
     en.ConfigChanged(ts=TS, config={"max_turns": 50}),

@@ -198,7 +198,7 @@ def test_model_knows_which_variable_holds_its_key(settings: Any, variable: str |
     + [
         ({"feature": {name: True}}, f"feature.{name}")
         for name in Feature.model_fields
-        if name not in ("tickets", "pods")
+        if name not in ("tickets", "pods", "tasks")
     ]
     + [
         ({"model": {"ref": "big"}}, "model.ref"),
@@ -218,6 +218,11 @@ def test_model_knows_which_variable_holds_its_key(settings: Any, variable: str |
 def test_what_is_not_built_is_named_by_its_key(settings: dict[str, Any], key: str) -> None:
     (told,) = unavailable(manifest(**settings))
     assert told.startswith(f"{key}: not available in this version")
+
+
+@pytest.mark.parametrize("name", ["pods", "tasks"])
+def test_features_that_are_built_are_available(name: str) -> None:
+    assert unavailable(manifest(feature={name: True})) == []
 
 
 def test_required_cage_is_refused_with_the_level_there_is() -> None:

@@ -13,7 +13,15 @@ from protocol import control as c
 from protocol import events as ev
 from protocol import methods as m
 from protocol.error_body import ErrorBody
-from protocol.errors import DuplicatePod, Internal, InvalidRequest, SegmentConflict, UnknownPod
+from protocol.errors import (
+    DuplicatePod,
+    Forbidden,
+    Internal,
+    InvalidRequest,
+    SegmentConflict,
+    UnknownPod,
+    WrongToken,
+)
 from protocol.manifest import Restart
 from protocol.pod_events import PodEvent, ShutDown
 from protocol.scope import Permission, Scope, ScopeRule
@@ -62,6 +70,10 @@ from tests.supervisor.lives import CRASH, DONE, KILLED
 NEVER = LifePolicy(restart=Restart.NEVER)
 SRC = ScopeRule(target="/w/src", permission=Permission.WRITE)
 LENT = Scope(allow=(ScopeRule(target="/w", permission=Permission.READ), SRC))
+
+SESSION = "0196b1b0-0000-7000-8000-00000000000a"
+EARLIER = "0196b1b0-0000-7000-8000-00000000000b"
+SEGMENT = "0196b1b0-0000-7000-8000-00000000000c"
 
 
 def bear(
@@ -815,19 +827,19 @@ class Shelf:
                 name="kid",
                 fleet="f",
                 workspace="/w",
-                session_id="s",
-                segment_id="g",
+                session_id=SESSION,
+                segment_id=SEGMENT,
                 incarnation=1,
                 manifest={"name": "kid"},
                 created_ms=5,
             )
         )
-        return self.paths.data / "sessions" / "s"
+        return self.paths.data / "sessions" / SESSION
 
     def log(self, text: str) -> None:
         folder = self.record()
         folder.mkdir(parents=True)
-        (folder / "g.jsonl").write_text(text)
+        (folder / f"{SEGMENT}.jsonl").write_text(text)
 
     def hold(self, table: ScopeTable, pod: str) -> None:
         self.held.append(life_lock.take(table.life_lock(pod, 1)))
@@ -837,8 +849,8 @@ class Shelf:
                 incarnation=1,
                 token="t",
                 scope=Scope(),
-                session_id="s",
-                segment_id="g",
+                session_id=SESSION,
+                segment_id=SEGMENT,
             )
         )
 
@@ -866,7 +878,7 @@ def test_pod_whose_session_never_began_cannot_be_restored(shelf: Shelf) -> None:
 
 def test_pod_whose_segment_is_gone_cannot_be_restored(shelf: Shelf) -> None:
     shelf.record().mkdir(parents=True)
-    with pytest.raises(Internal, match=r"has no segment g: .*g\.jsonl is gone"):
+    with pytest.raises(Internal, match=rf"has no segment {SEGMENT}: .*{SEGMENT}\.jsonl is gone"):
         shelf.desk.require_restorable("kid")
 
 
@@ -885,6 +897,24 @@ def test_pod_whose_session_somebody_else_has_cannot_be_restored(shelf: Shelf, na
         shelf.desk.require_restorable("kid")
     os.close(shelf.held.pop())
     shelf.desk.require_restorable("kid")
+
+
+def test_pod_whose_record_names_a_segment_that_was_never_made_can_be_restored(shelf: Shelf) -> None:
+    folder = shelf.record()
+    folder.mkdir(parents=True)
+    (folder / f"{EARLIER}.jsonl").write_text('{"kind": "segment_start"}\n')
+    shelf.desk.require_restorable("kid")
+
+
+def test_a_claim_moves_within_its_own_session_only(shelf: Shelf) -> None:
+    shelf.record()
+    shelf.hold(shelf.table, "kid")
+    shelf.desk.claim_segment("kid", "t", c.ClaimSegment(session_id=SESSION, segment_id=EARLIER))
+    assert [row.segment_id for row in shelf.table.list()] == [EARLIER]
+    with pytest.raises(Forbidden, match="is not pod kid's"):
+        shelf.desk.claim_segment("kid", "t", c.ClaimSegment(session_id=EARLIER, segment_id=SEGMENT))
+    with pytest.raises(WrongToken):
+        shelf.desk.claim_segment("kid", "u", c.ClaimSegment(session_id=SESSION, segment_id=SEGMENT))
 
 
 def test_pod_whose_session_is_there_can_be_restored(shelf: Shelf) -> None:

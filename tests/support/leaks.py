@@ -65,7 +65,11 @@ def _descriptors() -> dict[int, str]:
 def _children() -> dict[int, str]:
     found = {}
     for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
+        try:
+            pids = path.read_text().split()
+        except FileNotFoundError:  # the thread has ended meanwhile
+            continue
+        for pid in pids:
             try:
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 if state not in "ZX":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from podproc.session.files import OsFiles
+from podproc.session.log import SegmentLog
 from protocol.base import Wire
 from protocol.entries import (
     AssistantItem,
@@ -59,6 +61,11 @@ def invoked(request_id: str | None = None, trigger: Trigger = Trigger.USER_SEND)
 
 def ended(result: RunResult) -> RunCompleted:
     return RunCompleted(ts=8, result=result)
+
+
+def cut(log: SegmentLog, head_entries: int) -> None:
+    """Cut a log, on a loop of its own."""
+    asyncio.run(log.cut(head_entries))
 
 
 def lines_of(*entries: Wire) -> bytes:

@@ -22,6 +22,7 @@ from tests.podproc.session.disk import (
     answered,
     asked,
     called,
+    cut,
     death,
     ended,
     invoked,
@@ -123,7 +124,7 @@ def test_a_log_that_cannot_be_rolled_back_refuses_everything(path: Path) -> None
         log.append(*RUN)
     disk.mend()
     disk.done.clear()
-    for attempt in (lambda: log.append(said("x")), lambda: log.cut(1)):
+    for attempt in (lambda: log.append(said("x")), lambda: cut(log, 1)):
         with pytest.raises(LogBroken):
             attempt()
     assert log.broken is not None
@@ -151,7 +152,7 @@ def test_a_file_that_grew_by_another_hand_is_left_alone(path: Path) -> None:
         other.write(lines_of(said("from elsewhere")))
     content = path.read_bytes()
     assert log.grew_by_other_hand()
-    for attempt in (lambda: log.append(said("x")), lambda: log.cut(1)):
+    for attempt in (lambda: log.append(said("x")), lambda: cut(log, 1)):
         with pytest.raises(LogBroken, match="another process"):
             attempt()
     assert path.read_bytes() == content
@@ -181,7 +182,7 @@ def test_a_cut_keeps_the_first_records_byte_for_byte(path: Path) -> None:
         newer.write(line * 2)
     kept = path.read_bytes()[: -len(line)]
     log, _ = SegmentLog.open(path)
-    log.cut(3)
+    cut(log, 3)
     assert path.read_bytes() == kept
     assert log.append(said("y")) == 3
     assert path.read_bytes() == kept + lines_of(said("y"))
@@ -195,7 +196,7 @@ def test_a_rolled_back_run_restores_as_if_it_had_never_been(path: Path) -> None:
     head, before = log.head_entries, path.read_bytes()
     log.append(invoked("r2"), asked("no, wait"))
     log.append(told("notification", "n", "n1"))
-    log.cut(head)
+    cut(log, head)
     log.close()
     assert path.read_bytes() == before
     again, restored = SegmentLog.open(path)
@@ -207,7 +208,7 @@ def test_whoever_reads_while_a_log_is_cut_keeps_the_old_one_whole(path: Path) ->
     log = SegmentLog.create(path, START)
     log.append(*RUN)
     with path.open("rb") as reader:
-        log.cut(1)
+        cut(log, 1)
         assert reader.read() == lines_of(START, *RUN)
     log.close()
 
@@ -217,7 +218,7 @@ def test_a_cut_is_a_new_file_synced_and_renamed_before_its_folder_is_synced(path
     log = SegmentLog.create(path, START, files=disk)
     log.append(*RUN)
     disk.done.clear()
-    log.cut(2)
+    cut(log, 2)
     assert disk.done == ["open", "write", "fsync", "rename", "open", "fsync"]
     log.close()
 
@@ -229,7 +230,7 @@ def test_a_cut_that_fails_leaves_the_old_log_in_use(path: Path, op: str) -> None
     log.append(*RUN)
     disk.fail(op, errno.ENOSPC)
     with pytest.raises(RewriteFailed, match="ENOSPC"):
-        log.cut(1)
+        cut(log, 1)
     disk.mend()
     assert log.append(said("still here")) == 3
     assert path.read_bytes() == lines_of(START, *RUN, said("still here"))
@@ -242,7 +243,7 @@ def test_a_cut_keeps_at_least_the_first_record_and_invents_none(path: Path, kept
     log = SegmentLog.create(path, START)
     log.append(*RUN)
     with pytest.raises(ValueError, match="cannot keep"):
-        log.cut(kept)
+        cut(log, kept)
     log.close()
 
 
@@ -259,6 +260,7 @@ def test_a_kill_at_any_moment_leaves_a_log_that_is_before_or_after_the_step(
         disk = Disk(dies_at=number)
         allowed: list[bytes | None] = [None]
         finished = False
+        log = None
         with death(disk):
             allowed.append(lines_of(START))
             log = SegmentLog.create(path, START, files=disk)
@@ -268,11 +270,13 @@ def test_a_kill_at_any_moment_leaves_a_log_that_is_before_or_after_the_step(
                 log.append(entry)
                 content = allowed[1] or b""
             allowed = [content, lines_of(START, RUN[0])]
-            log.cut(2)
+            cut(log, 2)
             allowed = [lines_of(START, RUN[0]), lines_of(START, RUN[0], said("x"))]
             log.append(said("x"))
             log.close()
             finished = True
+        if log is not None:
+            log._thread.close()  # a process takes its threads along
         if not path.exists():
             assert None in allowed
         else:

@@ -136,7 +136,7 @@ def test_a_failed_fdatasync_is_final(path: Path) -> None:
         with pytest.raises(LogBroken):
             log.append(said("y"))
         with pytest.raises(LogBroken):
-            log.cut(1)
+            await log.cut(1)
         assert disk.counts["fdatasync"] == 1
 
     asyncio.run(scenario())
@@ -145,7 +145,9 @@ def test_a_failed_fdatasync_is_final(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_cut_during_a_sync_makes_durable_what_it_keeps(path: Path, fails: bool) -> None:
+def test_a_cut_during_a_sync_waits_for_the_disk_and_makes_durable_what_it_keeps(
+    path: Path, fails: bool
+) -> None:
     disk = SlowDisk()
     log = SegmentLog.create(path, START, files=disk)
 
@@ -154,17 +156,41 @@ def test_a_cut_during_a_sync_makes_durable_what_it_keeps(path: Path, fails: bool
         log.append(said("cut"))
         waiting = asyncio.create_task(log.sync())
         await disk.wait_begun()
-        log.cut(2)
-        if fails:  # the old file does not matter any more
+        cutting = asyncio.create_task(log.cut(2))
+        if fails:
             disk.fail("fdatasync", errno.EIO)
         disk.released.set()
+        if fails:  # final: the file it would be renamed over is given up
+            for task in (waiting, cutting):
+                with pytest.raises(LogBroken):
+                    await task
+            return
         await waiting
+        await cutting
         await log.sync()
         assert disk.counts["fdatasync"] == 1
         log.append(said("on"))
 
     asyncio.run(scenario())
-    assert path.read_bytes() == lines_of(START, said("kept"), said("on"))
+    kept = (START, said("kept"), said("cut")) if fails else (START, said("kept"), said("on"))
+    assert path.read_bytes() == lines_of(*kept)
+    assert list(path.parent.iterdir()) == [path]
+    log.close()
+
+
+def test_what_is_appended_while_a_cut_is_copied_goes_with_the_rest(path: Path) -> None:
+    log = SegmentLog.create(path, START)
+
+    async def scenario() -> None:
+        log.append(said("a"), said("b"))
+        cutting = asyncio.create_task(log.cut(2))
+        await asyncio.sleep(0)
+        log.append(said("c"))
+        await cutting
+        assert log.append(said("d")) == 2
+
+    asyncio.run(scenario())
+    assert path.read_bytes() == lines_of(START, said("a"), said("d"))
     log.close()
 
 

@@ -1,0 +1,377 @@
+"""Compaction: a disposable engine writes a summary, and the session goes on in a new segment.
+
+    due? ─► split ─► summary (own engine, own history, read-only tools) ─► files ─► measured
+         ─► claimed, made, switched to ─► compact_done            nothing is changed before
+              any failure: compact_failed
+
+The core is `engine.compaction`; here are the engine that is thrown away, the disk and the log. What
+the summary cost is logged whether it was of use or not. Failures are counted in the log, so a
+restart does not try again what has failed three times; a compaction that works begins a segment
+without the count.
+
+Once the new segment is being made a cancellation comes too late: it is finished, then told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from podproc.engine import compaction as core
+from podproc.engine.estimate import BYTES_PER_TOKEN, size_of_all
+from podproc.engine.loop import EngineLoop
+from podproc.engine.text import cut_text
+from podproc.models.base import Model
+from podproc.recorder import Recorder
+from podproc.session.continuing import Continuation
+from podproc.tools.base import Registry, off_loop
+from podproc.tools.history import ReadHistory, SearchHistory
+from podproc.turn_terms import Ending
+from protocol import entries as en
+from protocol import events as ev
+from protocol.entries import Item, Message, Reasoning, ToolResult, Usage
+from protocol.errors import Internal, PodsupError
+from protocol.manifest import Compaction as Rules
+from protocol.manifest import Engine as EngineRules
+from protocol.manifest import ScriptedAnswer
+from protocol.session.replay import Replayed
+from protocol.status import AlertLevel, AlertSource, TurnResult
+
+DOMAIN = "compaction"
+PURPOSE = "compaction"
+MOST_TURNS = 12
+MOST_S = 300.0
+"""Seconds for a whole summary, whatever the engine's own limit is."""
+
+LEAST_FILE = 512
+"""Bytes: less of a file is not worth showing."""
+
+
+class CompactionFailed(Internal):
+    """Nothing was changed."""
+
+
+class FileSource(Protocol):
+    """The files of the pod, as far as its scope lets it read."""
+
+    def touched(self) -> Sequence[str]:
+        """Return the paths that were read or written, the latest last."""
+
+    def read(self, path: str) -> str | None:
+        """Return the text of a file; None where it cannot be read. Blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summariser:
+    """Who writes the summary. `used` are scripted answers that are not for it."""
+
+    model: Model
+    rules: EngineRules
+    used: Callable[[], frozenset[int]]
+    is_pods_own: bool
+
+
+class Compactor:
+    """The compaction of one pod. `prompt` renders the system prompt of a new segment.
+
+    `installed` is called when it has begun.
+    """
+
+    def __init__(
+        self,
+        record: Recorder,
+        rules: Rules,
+        summariser: Summariser,
+        files: FileSource,
+        *,
+        window: int,
+        prompt: Callable[[], Awaitable[str]],
+        open_tasks: Callable[[], str | None],
+        installed: Callable[[], None],
+        clock: Callable[[], float],
+        dice: Callable[[], float],
+        progress: Callable[[str], None],
+    ) -> None:
+        self._record = record
+        self._rules = rules
+        self._by = summariser
+        self._files = files
+        self._window = window
+        self._prompt = prompt
+        self._open_tasks = open_tasks
+        self._installed = installed
+        self._clock = clock
+        self._dice = dice
+        self._progress = progress
+
+    # -- by itself, as part of a run
+
+    async def before_run(self) -> None:
+        """Compact where the history is over `threshold`; the run has shown nothing yet."""
+        await self._if_over(self._rules.threshold, shown=False)
+
+    async def between_turns(self, *, shown: bool) -> None:
+        """Compact where it is over `request_threshold`; `shown`: the run has shown something."""
+        await self._if_over(self._rules.request_threshold, shown=shown)
+
+    @property
+    def failures(self) -> int:
+        """How many compactions have failed since the last that worked."""
+        kept = self._record.kept(DOMAIN) or {}
+        failures = kept.get("failures", 0)
+        return failures if isinstance(failures, int) else 0
+
+    async def _if_over(self, fraction: float, *, shown: bool) -> None:
+        is_over = self._record.context_tokens() > fraction * self._window
+        if not is_over or not self._rules.auto or self.failures >= core.FAILURES:
+            return
+        self._record.emit(ev.CompactStart())
+        try:
+            segment_id = await self.compact(shown=shown)
+        except CompactionFailed as failure:
+            self._record.emit(ev.CompactFailed(error=failure.message))
+        except asyncio.CancelledError:
+            self._record.emit(ev.CompactFailed(error="cancelled"))
+            raise
+        else:
+            self._record.emit(ev.CompactDone(new_segment_id=segment_id))
+
+    # -- once
+
+    async def compact(self, *, shown: bool = True) -> str:
+        """Compact now, and return the new segment's id.
+
+        Raises CompactionFailed (counted), or CancelledError, with nothing changed.
+        """
+        self._progress("compacting")
+        try:
+            return await self._compact(shown)
+        except CompactionFailed as failure:
+            self._count(failure)
+            raise
+        except (PodsupError, OSError) as error:
+            stopped = CompactionFailed(str(error))
+            self._count(stopped)
+            raise stopped from error
+
+    def _count(self, failure: CompactionFailed) -> None:
+        failures = self.failures + 1
+        self._record.alert(AlertLevel.WARN, failure.message, AlertSource.COMPACTOR)
+        try:
+            self._record.keep(DOMAIN, {"failures": failures})
+        except PodsupError as error:
+            self._record.alert(AlertLevel.WARN, str(error), AlertSource.COMPACTOR)
+        if failures == core.FAILURES:
+            self._record.alert(
+                AlertLevel.ERROR,
+                f"{failures} compactions in a row have failed; none is tried by itself until "
+                "`podsup compact` works",
+                AlertSource.COMPACTOR,
+            )
+
+    async def _compact(self, shown: bool) -> str:
+        record = self._record
+        state, source, run_entries = self._place(shown)
+        before = record.context_tokens()
+        tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
+        parts = core.split(state.history, state.usage_history, tail)
+        if not parts.head:
+            raise CompactionFailed("there is nothing to summarise yet")
+        touched = core.files_of(parts.head, known=self._files.touched())
+        summary = await self._summarise(parts.head, touched)
+        files = await off_loop(self._read_files, summary.files)
+        history = core.new_history(summary.text, files, self._open_tasks(), parts.tail)
+        prompt = await self._prompt()
+        in_run = sum(len(entry.model_dump_json()) for entry in run_entries)
+        size = len(prompt.encode("utf-8", "replace")) + size_of_all(history) + in_run
+        after, most = size // BYTES_PER_TOKEN, int(self._rules.threshold * self._window)
+        if (refusal := core.refusal_of(before=before, after=after, most=most)) is not None:
+            raise CompactionFailed(refusal)
+        now, source, run_entries = self._place(shown)
+        if now.history != state.history:
+            raise CompactionFailed("the history was changed meanwhile")
+        fresh = Continuation(
+            state=_without(now, DOMAIN),
+            source=source,
+            is_compacted=True,
+            history=history,
+            system_prompt=prompt,
+            run_entries=run_entries,
+            kept_ids=record.unsettled(),
+        )
+        return await _to_the_end(self._install(fresh))
+
+    async def _install(self, fresh: Continuation) -> str:
+        segment_id = await self._record.go_on(fresh)
+        self._installed()
+        return segment_id
+
+    def _place(self, shown: bool) -> tuple[Replayed, en.SegmentRef, tuple[en.Entry, ...]]:
+        """Return the state to be summarised, where it stands, and what goes on unchanged."""
+        record = self._record
+        if record.state.open_run is None or shown:
+            return record.state, record.here(record.head_entries, record.state), ()
+        before, at, entries = record.run_so_far()
+        return before, record.here(at, before), entries
+
+    def _read_files(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+        room = self._rules.must_read_tokens * BYTES_PER_TOKEN
+        found: list[tuple[str, str]] = []
+        for path in paths:
+            if room < LEAST_FILE:
+                break
+            if (text := self._files.read(path)) is not None:
+                found.append((path, cut_text(text, room)))
+                room -= len(text.encode("utf-8", "replace"))
+        return found
+
+    async def _summarise(self, items: Sequence[Item], touched: Sequence[str]) -> core.Summary:
+        files = "\n".join(touched[:100]) or "(none)"
+        most = min(self._by.model.context_window, self._window) * BYTES_PER_TOKEN // 2
+        aside = Aside(
+            [
+                Message(role="user", content=core.transcript(items, most_bytes=most)),
+                Message(role="user", content=core.ASK),
+            ],
+            used=self._by.used(),
+        )
+        registry = Registry(on_defect=aside.defects.append, content_limit=16 * 1024)
+        for tool in (ReadHistory(items), SearchHistory(items)):
+            registry.register(tool, "compaction")
+        engine = EngineLoop(
+            model=self._by.model,
+            registry=registry,
+            recorder=aside,
+            rules=_bounded(self._by.rules),
+            system_prompt=lambda: f"{core.INSTRUCTION}\n\nFiles:\n{files}",
+            clock=self._clock,
+            dice=self._dice,
+        )
+        try:
+            over = await engine.run()
+        finally:
+            if aside.spent != Usage():
+                answer = aside.answer if self._by.is_pods_own else None
+                self._record.commit_spent(aside.spent, answer, PURPOSE)
+        if over.ending is Ending.STOPPED:
+            raise asyncio.CancelledError
+        if over.ending is not Ending.FINISHED:
+            why = over.error.message if over.error else str(over.reason)
+            raise CompactionFailed(f"the summary was not finished: {why}")
+        summary = core.read_summary(aside.text(), touched)
+        if not summary.text:
+            raise CompactionFailed("the summary is empty")
+        return summary
+
+
+def _bounded(rules: EngineRules) -> EngineRules:
+    timeouts = rules.timeouts
+    most = MOST_S if timeouts.run_s is None else min(MOST_S, timeouts.run_s)
+    changes = {"max_turns": MOST_TURNS, "timeouts": timeouts.model_copy(update={"run_s": most})}
+    return rules.model_copy(update=changes)
+
+
+def _without(state: Replayed, domain: str) -> Replayed:
+    kept = tuple(one for one in state.extensions if one[0] != domain)
+    return replace(state, extensions=kept)
+
+
+async def _to_the_end(work: Awaitable[str]) -> str:
+    """Finish what has begun; a cancellation is told behind it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            raise TooLate(task.result()) from None
+        raise
+
+
+class TooLate(asyncio.CancelledError):
+    """A cancellation that came when the new segment was being made: it is there now."""
+
+    def __init__(self, segment_id: str) -> None:
+        super().__init__(segment_id)
+        self.segment_id = segment_id
+
+
+@dataclass(slots=True)
+class Aside:
+    """The history of an engine that is thrown away: kept in memory, published nowhere."""
+
+    history: list[Item]
+    used: frozenset[int]
+    spent: Usage = field(default_factory=Usage)
+    answer: int | None = None
+    defects: list[Exception] = field(default_factory=list)
+    _blocks: int = 0
+
+    def text(self) -> str:
+        """Return what the model wrote last, behind its last tool."""
+        texts: list[str] = []
+        for item in reversed(self.history):
+            match item:
+                case Message(role="assistant", content=content):
+                    texts.append(content)
+                case Reasoning():
+                    continue
+                case _:
+                    break
+        return "\n".join(reversed(texts))
+
+    def items(self) -> Sequence[Item]:
+        """The history so far."""
+        return self.history
+
+    def used_answers(self) -> frozenset[int]:
+        """The scripted answers that are not for it."""
+        return self.used
+
+    def drain_notifications(self) -> None:
+        """Nobody notifies it."""
+
+    def commit_item(self, item: Item, block: int | str | None = None) -> None:
+        """Keep one finished block of an answer."""
+        self.history.append(item)
+
+    def start_call(self, call_id: str) -> None:
+        """Its tools have no effect."""
+
+    def commit_result(self, result: ToolResult) -> None:
+        """Keep one tool result."""
+        self.history.append(result)
+
+    def commit_usage(self, usage: Usage, answer: int | None) -> None:
+        """Add the figures of one request."""
+        self.spent = self.spent.plus(usage)
+        if answer is not None:
+            self.answer, self.used = answer, self.used | {answer}
+
+    def commit_turn_end(self, result: TurnResult) -> None:
+        """Its turns are not counted."""
+
+    async def sync(self) -> None:
+        """Nothing of it is durable."""
+
+    def emit(self, event: ev.Event) -> None:
+        """Nobody watches it."""
+
+    def alert(self, level: AlertLevel, message: str) -> None:
+        """What comes of it is told by who has it done."""
+
+    def turn_number(self) -> int:
+        """Its turns are not counted."""
+        return 1
+
+    def next_block(self) -> int:
+        """Return a block number that was not used."""
+        self._blocks += 1
+        return self._blocks
+
+
+def unmatched(answers: Sequence[ScriptedAnswer]) -> frozenset[int]:
+    """Return the scripted answers that stand for the next in order: they are the pod's own."""
+    return frozenset(index for index, answer in enumerate(answers) if answer.match is None)

@@ -1,0 +1,182 @@
+"""What a session can be rewound to: every input of its line, over all its segments.
+
+The line is read from disk, from the active segment back to the first; of an earlier one the entries
+before the place where the next one comes from. What cannot be read is no target: the rest is.
+Rewinding to an input of the active segment cuts it; to one of an earlier segment, the session goes
+on in a new one that comes from there. Either way the input itself is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from podproc.recorder import Recorder
+from podproc.session.continuing import Continuation
+from podproc.tools.base import off_loop
+from protocol import methods as m
+from protocol.entries import SegmentRef, SegmentStart
+from protocol.errors import Conflict, InvalidRequest
+from protocol.events import RewindSummary
+from protocol.segments import Segment, flatten
+from protocol.session.line import BadLine, decode_line
+from protocol.session.reading import state_of_beginning
+from protocol.session.replay import Submitted
+from protocol.session.store import SessionStore
+
+PREVIEW = 120
+WARNING = "tools ran after this; their effects stay"
+
+_SEGMENTS: TypeAdapter[tuple[Segment, ...]] = TypeAdapter(
+    tuple[Segment, ...], config={"defer_build": True}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of the line; `start` is the index of its run's first entry.
+
+    `entries` and `tools` count what would go: the line's entries from `start` on, and the results
+    of tools among them.
+    """
+
+    segment_id: str
+    submitted: Submitted
+    start: int
+    entries: int
+    tools: int
+
+
+def inputs_of(store: SessionStore, session_id: str, segment_id: str) -> list[Input]:
+    """Return the inputs of a session's line, newest first. Blocks."""
+    found: list[Input] = []
+    entries = tools = 0
+    known: set[str] = set()
+    here, stop = segment_id, None
+    while here not in known:
+        known.add(here)
+        rows = list(_rows(store, session_id, here, stop))
+        for index, fields in reversed(rows):
+            entries += 1
+            match fields.get("kind"):
+                case "tool_result":
+                    tools += 1
+                case "user_input":
+                    begins = index > 0 and rows[index - 1][1].get("kind") == "invoke"
+                    start = index - 1 if begins else index
+                    segments = _SEGMENTS.validate_python(fields["segments"])
+                    said = Submitted(index, fields["ts"], segments)
+                    found.append(Input(here, said, start, entries + begins, tools))
+        source = _source(rows)
+        if source is None:
+            break
+        here, stop = source.segment_id, source.at_entry
+    return found
+
+
+def _rows(
+    store: SessionStore, session_id: str, segment_id: str, stop: int | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with store.path(session_id, segment_id).open("rb") as file:
+            for index, line in enumerate(islice(file, stop)):
+                try:
+                    yield index, decode_line(line)
+                except BadLine:
+                    yield index, {}
+    except FileNotFoundError:
+        return
+
+
+def _source(rows: list[tuple[int, dict[str, Any]]]) -> SegmentRef | None:
+    first = rows[0][1] if rows else {}
+    return SegmentStart.from_wire(first).continues if first.get("kind") == "segment_start" else None
+
+
+def targets_of(inputs: list[Input]) -> tuple[m.RewindTarget, ...]:
+    """Return inputs as a person sees them, newest first."""
+    return tuple(
+        m.RewindTarget(
+            segment_id=one.segment_id,
+            user_input_entry_index=one.submitted.entry_index,
+            turn_index=len(inputs) - place,
+            timestamp_ms=one.submitted.ts,
+            preview=flatten(one.submitted.segments)[:PREVIEW],
+            warning=WARNING if one.tools else None,
+        )
+        for place, one in enumerate(inputs)
+    )
+
+
+class Rewinding:
+    """The rewinds of one pod."""
+
+    def __init__(self, store: SessionStore, record: Recorder) -> None:
+        self._store = store
+        self._record = record
+
+    async def targets(self) -> m.RewindTargets:
+        """Return all that can be rewound to, newest first."""
+        head = self._record.head_entries
+        return m.RewindTargets(head_entries=head, targets=targets_of(await self._inputs()))
+
+    async def apply(self, asked: m.RewindTo) -> m.Rewound:
+        """Take the session back; raises PodsupError with nothing changed."""
+        record, target = self._record, asked.target
+        if asked.expected_head_entries != record.head_entries:
+            raise Conflict(
+                f"the log has {record.head_entries} entries, not {asked.expected_head_entries}; "
+                "look again",
+                head_entries=record.head_entries,
+            )
+        wanted = (target.segment_id, target.user_input_entry_index)
+        inputs = await self._inputs()
+        places = ((one.segment_id, one.submitted.entry_index) for one in inputs)
+        if wanted not in (found := list(places)):
+            raise InvalidRequest(f"entry {wanted[1]} of segment {wanted[0]} is no user input")
+        one = inputs[found.index(wanted)]
+        turns = record.state.turn_count
+        if one.segment_id == record.segment_id:
+            await record.rewind_to(one.start)
+        else:
+            await self._go_back_to(one)
+        return m.Rewound(
+            segment_id=record.segment_id or "",
+            head_entries=record.head_entries,
+            input=one.submitted.segments,
+            summary=RewindSummary(
+                discarded_entries=one.entries,
+                discarded_turns=turns - record.state.turn_count,
+                tools_ran=one.tools,
+            ),
+        )
+
+    async def _inputs(self) -> list[Input]:
+        record = self._record
+        if record.session_id is None or record.segment_id is None:
+            return []
+        return await off_loop(inputs_of, self._store, record.session_id, record.segment_id)
+
+    async def _go_back_to(self, one: Input) -> None:
+        """Go on in a new segment from an input of an earlier one."""
+        record = self._record
+        assert record.session_id is not None
+        path = self._store.path(record.session_id, one.segment_id)
+        state = await off_loop(state_of_beginning, path, one.start)
+        source = SegmentRef(
+            segment_id=one.segment_id, at_turn_index=state.turn_count, at_entry=one.start
+        )
+        await record.go_on(
+            Continuation(
+                state=state,
+                source=source,
+                is_compacted=False,
+                history=state.history,
+                system_prompt=state.system_prompt,
+            )
+        )
+        record.give_up_pause()
