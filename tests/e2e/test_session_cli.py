@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fleets import answers, bash, connect, fleet, paths_of, row, start
+from tests.e2e.fleets import DEADLINE_S, answers, bash, connect, fleet, paths_of, row, start
 from tests.e2e.terminal import Terminal
 from tests.support.home import Home
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.process
 
@@ -89,3 +90,34 @@ def test_a_play_back_on_a_terminal_takes_its_time_and_ctrl_c_ends_it_quietly(hom
     with Terminal([*command, "--speed", "0"], cwd=home.work, env=home.env) as quick:
         assert quick.wait_exit() == 0
         assert "done" in quick.look()
+
+
+def test_a_session_over_several_segments_is_one_story_without_what_was_rewound(home: Home) -> None:
+    headings = ("Done", "In progress", "Decisions", "The user's directives", "Where things stand")
+    summary = "".join(f"## {heading}\\nnothing\\n" for heading in headings)
+    answer = f'match = "summary now"\nrepeat = true\ntext = "{summary}"'
+    start(home, fleet(f'"alice"\ntask = "first"\n{answers(answer)}'))
+    home.podsup("run", "alice", "second " + "x" * 40_000, "--wait")
+    home.podsup("compact", "alice")
+    sessions = paths_of(home).data / "sessions"
+    eventually(lambda: len([*sessions.glob("*/*.jsonl")]) == 2, "a new segment", DEADLINE_S)
+    home.podsup("run", "alice", "third", "--wait")
+    shown = home.podsup("session", "show", "alice").stdout
+    assert "── the history was compacted\n> third\necho: third\n" in shown
+    assert "> first\necho: first\n> second x" in shown
+
+    home.podsup("rewind", "alice", "--to", "2")
+    home.podsup("run", "alice", "other", "--wait")
+    assert home.podsup("session", "show", "alice").stdout.split("\n\n")[1].splitlines() == [
+        "> first",
+        "echo: first",
+        "── the session goes on in a fork",
+        "> other",
+        "echo: other",
+    ]
+    assert home.podsup("session", "replay", "alice", "--until", "1").stdout.startswith(
+        "> first\necho: first\n"
+    )
+    assert len(home.podsup("session", "show", "alice", "-o", "name").stdout.split()) == 2
+    checked = home.json("session", "fsck", "alice")["segments"]
+    assert [one["condition"] for one in checked] == ["ok"] * 3
