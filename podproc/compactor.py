@@ -53,6 +53,13 @@ class CompactionFailed(Internal):
     """Nothing was changed."""
 
 
+class NothingToCompact(CompactionFailed):
+    """There is nothing a summary could stand for: no failure that counts."""
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing to summarise yet")
+
+
 class FileSource(Protocol):
     """The files of the pod, as far as its scope lets it read."""
 
@@ -146,8 +153,12 @@ class Compactor:
         Raises CompactionFailed (counted), or CancelledError, with nothing changed.
         """
         self._progress("compacting")
+        if self._record.segment_id is None:
+            raise NothingToCompact
         try:
             return await self._compact(shown)
+        except NothingToCompact:
+            raise
         except CompactionFailed as failure:
             self._count(failure)
             raise
@@ -178,7 +189,7 @@ class Compactor:
         tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
         parts = core.split(state.history, state.usage_history, tail)
         if not parts.head:
-            raise CompactionFailed("there is nothing to summarise yet")
+            raise NothingToCompact
         touched = core.files_of(parts.head, known=self._files.touched())
         summary = await self._summarise(parts.head, touched)
         files = await off_loop(self._read_files, summary.files)

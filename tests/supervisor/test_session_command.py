@@ -100,7 +100,7 @@ def test_a_history_over_two_segments_is_one_story(home: Home) -> None:
     assert home.podsup("session", "show", "alice").stdout.split("\n\n")[1].splitlines() == [
         "> hello",
         "hi",
-        "── the session goes on in a fork",
+        "── goes on in a new segment",
         "> more",
         "yes",
     ]

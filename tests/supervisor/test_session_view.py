@@ -151,12 +151,10 @@ def test_a_history_looks_as_it_does_attached_and_its_troubles_are_marked() -> No
 
 def test_only_the_first_segment_shows_the_history_it_begins_with() -> None:
     began = SegmentStart(ts=1, session_id="s", history=(said("before").item,))
-    later = began.model_copy(
-        update={"compacted_from": SegmentRef(segment_id="s0", at_turn_index=1)}
-    )
+    later = began.model_copy(update={"forked_from": SegmentRef(segment_id="s0", at_turn_index=1)})
     drawing = Drawing()
     lines = [line.text for row in rows_of(began, later) for line in drawing.draw(row)]
-    assert lines == ["before", "── the history was compacted"]
+    assert lines == ["before", "── goes on in a new segment"]
 
 
 def test_a_row_as_plain_data_says_where_it_stands_and_what_it_is() -> None:
