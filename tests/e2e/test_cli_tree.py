@@ -103,6 +103,7 @@ def said_something(client: Client) -> None:
 
 
 PREPARED: dict[str, Callable[[Client], None]] = {
+    "session": said_something,
     "pause": speaking,
     "resume": paused,
     "cancel": speaking,
