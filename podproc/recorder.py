@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from podproc import turn_terms as t
 from podproc.engine.estimate import context_tokens
 from podproc.engine.history import Cut, closing_results, interrupt_note
 from podproc.notifications import Inbox
@@ -529,7 +530,13 @@ class Recorder:
         if isinstance(last, en.RunErrored):
             cause = "crash" if last.interrupted else "failure"
             return interrupt_note(Cut(cause, last.message))
-        return interrupt_note(Cut("user"))
+        match last.reason:
+            case None:
+                return interrupt_note(Cut("user"))
+            case t.SHUTDOWN:
+                return interrupt_note(Cut("shutdown"))
+            case reason:
+                return interrupt_note(Cut("reason", reason))
 
     def _commit_abandonment(self) -> None:
         for entry in self._closing(ClosePrevious.RESULTS_AND_NOTE):
