@@ -201,7 +201,10 @@ class Pod:
         if self._gone.done():
             return await self._gone
         self._beat()
-        self._record.note_config()
+        try:
+            self._record.note_config()
+        except PodsupError as error:
+            self._record.alert(AlertLevel.WARN, str(error), AlertSource.POD)
         await self._close_crash()
         early, self._early = self._early or [], None
         for request in early:
