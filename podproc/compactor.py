@@ -230,9 +230,9 @@ class Compactor:
         """Return the state to be summarised, where it stands, and what goes on unchanged."""
         record = self._record
         if record.state.open_run is None or shown:
-            return record.state, record.here(record.head_entries, record.state), ()
-        before, at, entries = record.run_so_far()
-        return before, record.here(at, before), entries
+            return record.state, record.here(record.state), ()
+        before, entries = record.run_so_far()
+        return before, record.here(before), entries
 
     def _read_files(self, paths: Sequence[str]) -> list[str]:
         room = self._rules.must_read_tokens * BYTES_PER_TOKEN

@@ -34,6 +34,7 @@ from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
 
 HISTORY_BYTES = 4 * 1024 * 1024
 DIED = "the process died during the run"
+UNLOGGED = "the end of the run could not be logged"
 
 
 class Recorder:
@@ -162,6 +163,8 @@ class Recorder:
             if log.is_usable:
                 await self._cut_to(self._begun_at, self._before_run)
                 self._publish_pending()  # what closed the run before stays
+            else:  # the file is given up: the next run forks from what was before this one
+                self._forget_from(self._begun_at, self._before_run)
             raise
         self._runs += 1
 
@@ -244,8 +247,8 @@ class Recorder:
         cut = self.state.open_run
         if cut is None:
             return None
-        for result in self._results():
-            self.commit(en.ToolResultEntry(ts=self._wall_ms(), item=result))
+        for entry in self._results(self.state):
+            self.commit(entry)
         self.commit(
             en.RunErrored(
                 ts=self._wall_ms(),
@@ -294,13 +297,9 @@ class Recorder:
 
         def fork() -> Continuation:
             state = self.state
-            if state.open_run is not None:
-                message = f"the end of the run could not be logged: {why}"
-                lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
-                state = apply(state, lost)
             return Continuation(
                 state=state,
-                source=self.here(log.head_entries, state),
+                source=self.here(state),
                 is_compacted=False,
                 history=state.history,
                 system_prompt=state.system_prompt,
@@ -314,21 +313,22 @@ class Recorder:
             AlertSource.POD,
         )
 
-    def here(self, entries: int, state: Replayed) -> en.SegmentRef:
-        """Return the place behind so many entries of the active segment."""
+    def here(self, state: Replayed) -> en.SegmentRef:
+        """Return the place of the active segment at which the session was in a state."""
         return en.SegmentRef(
-            segment_id=self.segment_id or "", at_turn_index=state.turn_count, at_entry=entries
+            segment_id=self.segment_id or "",
+            at_turn_index=state.turn_count,
+            at_entry=state.head_entries,
         )
 
     def unsettled(self) -> frozenset[str]:
         """Return the ids of what a run has consumed that the inbox still holds as waiting."""
         return self.inbox.unsettled() if self.inbox is not None else frozenset()
 
-    def run_so_far(self) -> tuple[Replayed, int, tuple[en.Entry, ...]]:
-        """Return the state before the present run, where that was, and the run's entries."""
+    def run_so_far(self) -> tuple[Replayed, tuple[en.Entry, ...]]:
+        """Return the state before the present run, and the run's entries."""
         assert self._log is not None
-        entries = self._log.read(self._begun_at, self._log.head_entries)
-        return self._before_run, self._begun_at, entries
+        return self._before_run, self._log.read(self._begun_at, self._log.head_entries)
 
     # -- what the engine produces
 
@@ -501,9 +501,12 @@ class Recorder:
             await self._log.cut(head)
         finally:
             meanwhile, self._meanwhile = self._meanwhile, None
+        self._forget_from(head, state)
+        return meanwhile or []
+
+    def _forget_from(self, head: int, state: Replayed) -> None:
         self.state = state
         self._to_publish = [(index, entry) for index, entry in self._to_publish if index < head]
-        return meanwhile or []
 
     def _write_again(self, *entries: en.Entry) -> None:
         """Write again what was cut along with a run and is no part of it."""
@@ -511,32 +514,23 @@ class Recorder:
             if _outlives_its_run(entry):
                 self.commit(entry)
 
-    def _results(self) -> list[ToolResult]:
-        open_calls = self.state.unanswered
-        ids = (call.call_id for call in open_calls)
-        return closing_results(open_calls, started=[i for i in ids if i not in self._not_started])
+    def _results(self, state: Replayed) -> list[en.Entry]:
+        ids = (call.call_id for call in state.unanswered)
+        started = [one for one in ids if one not in self._not_started]
+        results = closing_results(state.unanswered, started=started)
+        return [en.ToolResultEntry(ts=self._wall_ms(), item=result) for result in results]
 
     def _closing(self, close: ClosePrevious) -> list[en.Entry]:
-        now = self._wall_ms()
-        out: list[en.Entry] = [en.ToolResultEntry(ts=now, item=r) for r in self._results()]
-        if close is ClosePrevious.RESULTS_AND_NOTE and (note := self._note()) is not None:
+        """Return what closes what came before: a run whose end the disk refused, open calls."""
+        now, state = self._wall_ms(), self.state
+        out: list[en.Entry] = []
+        if state.open_run is not None:
+            out.append(en.RunErrored(ts=now, code=ErrorCode.INTERNAL, message=UNLOGGED))
+            state = fold(out, state)
+        out += self._results(state)
+        if close is ClosePrevious.RESULTS_AND_NOTE and (note := _note_of(state)) is not None:
             out.append(en.SystemItemEntry(ts=now, item=note))
         return out
-
-    def _note(self) -> SystemItem | None:
-        last = self.state.last_result
-        if not self.state.note_due or last is None:
-            return None
-        if isinstance(last, en.RunErrored):
-            cause = "crash" if last.interrupted else "failure"
-            return interrupt_note(Cut(cause, last.message))
-        match last.reason:
-            case None:
-                return interrupt_note(Cut("user"))
-            case t.SHUTDOWN:
-                return interrupt_note(Cut("shutdown"))
-            case reason:
-                return interrupt_note(Cut("reason", reason))
 
     def _commit_abandonment(self) -> None:
         for entry in self._closing(ClosePrevious.RESULTS_AND_NOTE):
@@ -564,6 +558,23 @@ class Recorder:
     def _tell_cut(self, reason: Literal["rewind", "rollback"]) -> None:
         head, segment_id = self.head_entries, self.segment_id or ""
         self.emit(ev.LogCut(segment_id=segment_id, head_entries=head, reason=reason))
+
+
+def _note_of(state: Replayed) -> SystemItem | None:
+    """Return what the model is to be told of its last run; None where it was not cut short."""
+    last = state.last_result
+    if not state.note_due or last is None:
+        return None
+    if isinstance(last, en.RunErrored):
+        cause = "crash" if last.interrupted else "failure"
+        return interrupt_note(Cut(cause, last.message))
+    match last.reason:
+        case None:
+            return interrupt_note(Cut("user"))
+        case t.SHUTDOWN:
+            return interrupt_note(Cut("shutdown"))
+        case reason:
+            return interrupt_note(Cut("reason", reason))
 
 
 def _outlives_its_run(entry: en.Entry) -> bool:
