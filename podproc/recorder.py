@@ -162,9 +162,9 @@ class Recorder:
         except Exception:
             if log.is_usable:
                 await self._cut_to(self._begun_at, self._before_run)
-                self._publish_pending()  # what closed the run before stays
             else:  # the file is given up: the next run forks from what was before this one
                 self._forget_from(self._begun_at, self._before_run)
+            self._publish_pending()  # what closed the run before stays
             raise
         self._runs += 1
 

@@ -149,9 +149,10 @@ def test_a_run_that_could_not_begin_on_a_broken_log_is_not_carried_into_the_fork
         raise OSError(errno.EIO, "no")
 
     with desk(tmp_path) as made:
-        with monkeypatch.context() as patch, pytest.raises(LogBroken):
+        with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", fail)
-            begin(made.record)
+            with pytest.raises(LogBroken):
+                begin(made.record)
         begin(made.record)
         made.record.publish_begin()
         start = made.record.history(0, None, 1)[2][0]
