@@ -499,6 +499,7 @@ class Pod:
             job.cancel()
         await self._tools.close()
         await self._reports.close()
+        await self._model.close()
         self._record.close()
         if not self._gone.done():
             self._gone.set_result(0)

@@ -82,6 +82,9 @@ class ScriptedModel:
         )
         yield Ended(reason.value)
 
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
     def _choose(self, request: ModelRequest) -> tuple[int, ScriptedAnswer]:
         new = _new_input(request.items)
         text = "\n".join(_text_of(item) for item in new)
