@@ -78,6 +78,7 @@ class Summariser:
     model: Model
     rules: EngineRules
     used: Callable[[], frozenset[int]]
+    cost: Callable[[Usage], float | None]
     is_pods_own: bool
 
 
@@ -266,6 +267,7 @@ class Compactor:
             system_prompt=lambda: f"{core.INSTRUCTION}\n\nFiles:\n{files}",
             clock=self._clock,
             dice=self._dice,
+            cost=self._by.cost,
         )
         try:
             over = await engine.run()

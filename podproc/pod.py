@@ -27,7 +27,7 @@ from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, 
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
 from podproc.models.base import Model
-from podproc.models.choice import build_model
+from podproc.models.choice import build_model, prices_of
 from podproc.notifications import Inbox
 from podproc.output_log import rotate_output
 from podproc.queries import Queries
@@ -151,7 +151,7 @@ class Pod:
         if (tasks := self._tools.tasks) is not None:
             self._record.reminder = tasks.reminder.on_request
         self._briefing = Briefing(birth, self._tools, self._record)
-        self._model = model or build_model(self._manifest.model, birth)
+        self._model = model or build_model(self._manifest.model, birth.access, birth)
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
         self._engine = EngineLoop(
@@ -164,6 +164,7 @@ class Pod:
             dice=random.random,
             progress=self._progress,
             room=self._room,
+            cost=prices_of(self._manifest.model, self._birth).of,
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
         self._turn = Turn(restored)
@@ -589,9 +590,9 @@ class Pod:
         )
 
     def _make_compactor(self) -> Compactor:
-        manifest, own = self._manifest, self._model
+        manifest, own, birth = self._manifest, self._model, self._birth
         table = manifest.compaction.model
-        model = own if table is None else build_model(table, self._birth)
+        model = own if table is None else build_model(table, birth.summary_access, birth)
 
         def used() -> frozenset[int]:
             if table is not None:
@@ -601,7 +602,13 @@ class Pod:
         return Compactor(
             self._record,
             manifest.compaction,
-            Summariser(model, manifest.engine, used, is_pods_own=table is None),
+            Summariser(
+                model,
+                manifest.engine,
+                used,
+                prices_of(table or manifest.model, birth).of,
+                is_pods_own=table is None,
+            ),
             self._tools.sources,
             window=own.context_window,
             prompt=self._system_prompt,

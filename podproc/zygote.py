@@ -22,23 +22,30 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
+from protocol.manifest import Scheme
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, send_message
 
 
-def preload() -> None:
-    """Import all that a pod needs: nothing new may be imported after the fork."""
+def preload(schemes: Sequence[Scheme] = ()) -> None:
+    """Import all that a pod needs: nothing new may be imported after the fork.
+
+    `schemes` are those of the fleet's models, whose adapters are needed, too.
+    """
     import asyncio.base_events  # noqa: F401
     import ctypes  # noqa: F401
     import random  # noqa: F401
 
     import podproc.__main__
+    import podproc.models.choice
     import podproc.pod
     import podproc.prompt
 
     podproc.pod.build_validators()
     podproc.prompt.preload()
+    podproc.models.choice.preload(schemes)
 
 
 class Zygote:
@@ -168,11 +175,11 @@ def _open_or_end(pid: int) -> int:
 
 
 def main() -> None:
-    """Run as `python -m podproc.zygote FD`; ends when the channel closes."""
+    """Run as `python -m podproc.zygote FD [SCHEME…]`; ends when the channel closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    preload()
+    preload([Scheme(name) for name in sys.argv[2:]])
     gc.collect()
     gc.freeze()
     try:

@@ -9,9 +9,18 @@ a file.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from protocol.base import Wire
 from protocol.manifest import PodManifest
 from protocol.scope import LentRule
+
+
+class Access(Wire):
+    """How a provider is reached. Shown nowhere."""
+
+    api_key: str = Field(repr=False)
+    base_url: str | None = None
 
 
 class Birth(Wire):
@@ -20,7 +29,7 @@ class Birth(Wire):
     manifest: PodManifest
     pod_id: str
     incarnation: int
-    token: str
+    token: str = Field(repr=False)
     cookie: str
     control_endpoint: str
     events_endpoint: str
@@ -33,3 +42,5 @@ class Birth(Wire):
     parent: str | None = None
     lent: tuple[LentRule, ...] = ()
     lend_number: int = 0
+    access: Access | None = Field(default=None, repr=False)
+    summary_access: Access | None = Field(default=None, repr=False)

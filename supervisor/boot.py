@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import Field
+
 from protocol.base import Wire
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
@@ -40,6 +42,7 @@ class Boot(Wire):
     operation: str
     wait: str = "ready"
     atomic: bool = False
+    keys: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
 class Up(Wire):

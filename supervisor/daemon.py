@@ -35,6 +35,7 @@ from protocol.errors import (
     NoAnswer,
     PodsupError,
 )
+from protocol.manifest import Scheme
 from protocol.methods import Notify, PodEventMethod, Run, ShutdownMethod
 from protocol.segments import Text
 from protocol.status import Lane
@@ -64,6 +65,7 @@ from supervisor.core.reports import Report
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
+from supervisor.keys import Keys, models_of
 from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
 from supervisor.recovery import remove_runtime
@@ -157,6 +159,12 @@ class Daemon:
             snapshot=self._fleet.snapshot,
         )
 
+    @staticmethod
+    def _schemes(taken: Taken) -> list[Scheme]:
+        """Return how the fleet's models are spoken to: the fork server imports it beforehand."""
+        manifests = (pod.manifest for pod in taken.pods)
+        return sorted({m.scheme for manifest in manifests for m in models_of(manifest)})
+
     def _make_runner(self, taken: Taken) -> PodRunner:
         return PodRunner(
             fleet=self._fleet,
@@ -164,10 +172,13 @@ class Daemon:
             paths=self._paths,
             journal=taken.journal,
             table=taken.table,
-            starter=Starter(self._paths, taken.journal, taken.table, taken.store),
+            starter=Starter(
+                self._paths, taken.journal, taken.table, taken.store, Keys(self._boot.keys)
+            ),
             transport=self._transport,
             background=self._background,
             environment=clean_environment(os.environ),
+            schemes=self._schemes(taken),
             feed=self._feed,
             out=self._out,
             on_told=self._on_told,

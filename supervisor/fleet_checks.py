@@ -9,6 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 from protocol.manifest import Scheme
 from protocol.scope import clashes, write_rules
 from supervisor.fleet_layers import ResolvedPod
+from supervisor.keys import models_of
 from supervisor.mistakes import Checker, nearest
 
 
@@ -47,8 +48,8 @@ def check_fleet(check: Checker, pods: Sequence[ResolvedPod]) -> None:
 def missing_keys(pods: Iterable[ResolvedPod], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield one line for each API key that is not there, with the pods that need it."""
     needed: dict[str, list[str]] = {}
-    for pod in pods:
-        model, name = pod.manifest.model, pod.manifest.name
+    named = ((pod.manifest.name, model) for pod in pods for model in models_of(pod.manifest))
+    for name, model in named:
         if model.api_key_file and not os.path.isfile(model.api_key_file):
             needed.setdefault(f"there is no key file {model.api_key_file}", []).append(name)
         elif model.key_variable and not environ.get(model.key_variable):

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from protocol import control as c
 from protocol.birth import Birth
 from protocol.errors import Internal, NoAnswer, NotSubset, PodsupError, UnknownPod
+from protocol.manifest import Scheme
 from protocol.status import Lane
 from protocol.transport import Transport
 from protocol.watch import Deliver, Watch
@@ -40,6 +41,7 @@ from supervisor.core.life import Phase
 from supervisor.core.rows import Adoption, Allocation, Lends
 from supervisor.identity import Identity, identity_of
 from supervisor.journal import Journal
+from supervisor.keys import MISSING, MissingKey
 from supervisor.lending import Ask, Lending
 from supervisor.logs import tail
 from supervisor.paths import Paths
@@ -108,6 +110,7 @@ class PodRunner:
         transport: Transport,
         background: Background,
         environment: dict[str, str],
+        schemes: Sequence[Scheme],
         feed: Callable[[f.Stimulus], None],
         out: Callable[[list[b.Out]], None],
         on_told: Callable[[str, Told], None],
@@ -137,7 +140,9 @@ class PodRunner:
         self._adopting = False
         self._hellos: list[b.HelloAsked] = []
         self._watches: dict[str, tuple[int, Watcher]] = {}
-        self.processes = Processes(on_exit=self._on_exit, environment=environment, log=say)
+        self.processes = Processes(
+            on_exit=self._on_exit, environment=environment, schemes=schemes, log=say
+        )
 
     # -- starting
 
@@ -215,7 +220,8 @@ class PodRunner:
 
     def _refuse(self, pod: str, incarnation: int, error: PodsupError) -> None:
         self._on_granted(pod, error)
-        refused = s.StartRefused(incarnation, error.code, str(error))
+        cause = MISSING if isinstance(error, MissingKey) else error.code
+        refused = s.StartRefused(incarnation, cause, str(error))
         self._feed(f.Refused(pod, refused, error.details))
 
     async def _lend_and_fork(self, prepared: Prepared) -> None:

@@ -27,12 +27,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import Internal, PodsupError
+from protocol.manifest import Scheme
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, MessageWriter, NotSent
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -94,12 +95,14 @@ class Processes:
         *,
         on_exit: Callable[[int, ExitStatus], None],
         environment: Mapping[str, str],
+        schemes: Sequence[Scheme] = (),
         log: Callable[[str], None],
         answer_s: float = ANSWER_S,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._environment = dict(environment)
+        self._schemes = [scheme.value for scheme in schemes]
         self._log = log
         self._answer_s = answer_s
         self._zygote: _Zygote | None = None
@@ -140,7 +143,7 @@ class Processes:
         with theirs:
             try:
                 popen = subprocess.Popen(
-                    [sys.executable, "-m", "podproc.zygote", str(theirs.fileno())],
+                    [sys.executable, "-m", "podproc.zygote", str(theirs.fileno()), *self._schemes],
                     stdin=subprocess.DEVNULL,
                     cwd="/",
                     env=self._environment,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from protocol.birth import Birth
+from protocol.birth import Access, Birth
 from protocol.errors import Internal, PodsupError
 from protocol.ids import uuid7
 from protocol.manifest import PodManifest
@@ -24,6 +24,7 @@ from supervisor import life_lock
 from supervisor.core.fleet_record import Intent
 from supervisor.core.rows import TOP_LEVEL, Allocation, Line
 from supervisor.journal import Journal
+from supervisor.keys import Keys
 from supervisor.logs import open_log
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore, refuse_foreign
@@ -99,7 +100,15 @@ class Prepared:
 class Starter:
     """Prepares starts for one fleet."""
 
-    def __init__(self, paths: Paths, journal: Journal, table: ScopeTable, store: PodStore) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        journal: Journal,
+        table: ScopeTable,
+        store: PodStore,
+        keys: Keys | None = None,
+    ) -> None:
+        self._keys = keys or Keys({})
         self._paths = paths
         self._journal = journal
         self._table = table
@@ -228,7 +237,13 @@ class Starter:
             segment_id=meta.segment_id,
             beat_interval_s=manifest.beat_interval_s,
             parent=wanted.parent,
+            access=self._keys.access(manifest.model),
+            summary_access=self._summary_access(manifest),
         )
+
+    def _summary_access(self, manifest: PodManifest) -> Access | None:
+        model = manifest.compaction.model
+        return None if model is None else self._keys.access(model)
 
     def _intent(self, one: Prepared) -> Intent:
         return Intent(

@@ -202,6 +202,7 @@ class EngineLoop:
         dice: Callable[[], float],
         progress: Callable[[str], None] = lambda what: None,
         room: Room | None = None,
+        cost: Callable[[Usage], float | None] = lambda usage: None,
     ) -> None:
         self._model = model
         self._registry = registry
@@ -212,6 +213,7 @@ class EngineLoop:
         self._dice = dice
         self._progress = progress
         self._room = room or NoRoom()
+        self._cost = cost
         self._llm_calls = 0
         self._in_turn = False
         self._strays: set[asyncio.Future[Any]] = set()
@@ -483,7 +485,9 @@ class EngineLoop:
             self._record.commit_item(item, block)
         if answer.figures is not None:
             used = answer.figures.answer if answer.ended else None
-            self._record.commit_usage(answer.figures.usage, used)
+            usage = answer.figures.usage
+            priced = usage.model_copy(update={"cost_usd": self._cost(usage)})
+            self._record.commit_usage(priced, used)
 
     # -- tools
 

@@ -24,13 +24,17 @@ from protocol.manifest import Reasoning as Effort
 class Reach:
     """How a provider is reached; the key is shown nowhere. `base_url` None is the provider's own.
 
-    `context_window` in tokens.
+    `context_window` and `max_output` in tokens. What the catalog does not know is None, and the
+    `provider` shown then `unknown`; `reasoning` says whether the model can think.
     """
 
     model_id: str
     api_key: str = field(repr=False)
     base_url: str | None = None
     context_window: int = 200_000
+    max_output: int | None = None
+    reasoning: bool | None = None
+    provider: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

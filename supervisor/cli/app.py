@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("lifecycle", "Forget stopped pods; their sessions stay."),
     "peer": ("family", "Make two pods see each other."),
     "reclaim": ("family", "Remove the claims of pods that are proven dead."),
+    "models": ("models", "Show schemes, which keys are there, and what is known of models."),
     "doctor": ("doctor", "Find what is wrong, and how to mend it."),
 }
 

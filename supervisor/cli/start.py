@@ -24,6 +24,7 @@ from supervisor.cli.output import note
 from supervisor.client import AsyncClient
 from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
+from supervisor.keys import collect
 from supervisor.paths import Paths, make_private_dir
 from supervisor.reach import is_listening, new_id
 
@@ -75,6 +76,7 @@ def start(
         operation=new_id(),
         wait=wait or "ready",
         atomic=atomic,
+        keys=collect(fleet.pods, os.environ),
     )
     pid = launch(boot, _supervisor_log(paths, fleet))
     app.fleet = fleet.name

@@ -18,7 +18,7 @@ from tests.protocol.samples import REVISION, SAMPLES
 
 FOLDER = Path(__file__).parent / "golden"
 VERSIONS = FOLDER / "versions.json"
-LEFT_OUT = {"protocol.manifest", "protocol.birth"}
+LEFT_OUT = {"protocol.manifest", "protocol.birth", "protocol.catalog"}
 BASES = {
     "parts.Shown",
     "controls.Control",

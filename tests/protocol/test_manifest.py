@@ -18,7 +18,6 @@ from protocol.manifest import (
     PodManifest,
     PodTable,
     Restart,
-    Scheme,
     Script,
     Section,
     SupervisorTable,
@@ -194,8 +193,7 @@ def test_model_knows_which_variable_holds_its_key(settings: Any, variable: str |
 
 @pytest.mark.parametrize(
     ("settings", "key"),
-    [({"model": {"scheme": scheme}}, "model.scheme") for scheme in Scheme if scheme != "scripted"]
-    + [
+    [
         ({"feature": {name: True}}, f"feature.{name}")
         for name in Feature.model_fields
         if name not in ("tickets", "pods", "tasks")

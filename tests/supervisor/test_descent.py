@@ -670,10 +670,7 @@ def test_a_table_without_a_name_needs_one(ground: Ground) -> None:
     [
         ({"budget": {"usd": 1.0}}, "budget: not available in this version"),
         ({"limits": {"memory": "1GiB"}}, "limits: not available in this version"),
-        (
-            {"model": {"scheme": "gemini", "model_id": "g"}},
-            "model.scheme: not available in this version (gemini); scripted is",
-        ),
+        ({"model": {"ref": "big"}}, "model.ref: not available in this version"),
         ({"depends_on": [{"pod": "other"}]}, "depends_on: not available in this version"),
     ],
 )

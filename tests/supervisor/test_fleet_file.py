@@ -128,9 +128,7 @@ def test_full_file_resolves_its_fleet_and_supervisor(full: Fleet, work: Path) ->
     assert full.supervisor.unreachable_after_s == 8
     assert [pod.name for pod in full.pods] == ["cook", "waiter"]
     assert full.warnings == ()
-    assert full.unavailable == (
-        "pod 'cook': model.scheme: not available in this version (openai_chat); scripted is",
-    )
+    assert full.unavailable == ()
 
 
 def test_upper_layers_hide_values_merge_tables_and_add_rules(full: Fleet, work: Path) -> None:
