@@ -9,6 +9,7 @@ goes on in another segment; it decides nothing about when.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -264,9 +265,11 @@ class Recorder:
         """
         assert self._log is not None
         state = await off_loop(state_of_beginning, self._log.path, start)
+        owed = self.state.owed
         meanwhile = await self._cut_to(start, state)
         self._tell_cut("rewind")
         self._write_again(*meanwhile)
+        self._mark_again(owed)
         self.give_up_pause()
         self.tell_context()
 
@@ -275,7 +278,10 @@ class Recorder:
         assert self._log is not None
         assert not self._to_publish, "a run that begins is published first"
         old = self._log
+        # where the conversation goes back, what is owed does not
+        of = replace(of, state=replace(of.state, owed=self.state.owed))
         log, entries = await self._segments.go_on(of, self._config, leaving=old.segment_id)
+        owed = self.state.owed
         self._log = log
         self.state = fold(entries)
         old.close()
@@ -285,6 +291,7 @@ class Recorder:
             self._before_run = fold(entries[: self._begun_at])
         for index, entry in enumerate(entries):
             self._publish(index, entry, _event_of_rotation)
+        self._mark_again(owed)
         self.tell_context()
         return log.segment_id
 
@@ -506,6 +513,13 @@ class Recorder:
         for entry in entries:
             if _outlives_its_run(entry):
                 self.commit(entry)
+
+    def _mark_again(self, owed: Sequence[en.RunEnd]) -> None:
+        """Write the marks again that a cut, or the file before, has kept; `owed` is what is."""
+        still = {end.report for end in owed}
+        for end in self.state.owed:
+            if end.report not in still:
+                self.keep(REPORTED, {"report": end.report})
 
     def _results(self) -> list[ToolResult]:
         open_calls = self.state.unanswered

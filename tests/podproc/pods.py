@@ -182,7 +182,7 @@ class Home:
             data_dir=str(self.data),
             product_dirs=(str(self.data),),
             session_id=SESSION,
-            segment_id=SEGMENT,
+            segment_id=self.segments[-1].stem if self.segments else SEGMENT,
             parent=self.parent,
         )
 
