@@ -343,6 +343,26 @@ def test_a_mark_that_cannot_be_written_is_an_alert_and_the_report_is_told_again(
     drive(main())
 
 
+def test_a_run_that_consumed_a_queued_message_is_reported_although_its_inbox_mark_failed(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        disk = Disk(monkeypatch, "inbox", b'"delivered"')
+        async with alive(house, model=PlayedModel(DONE, SILENT)) as life:
+            disk.is_full = True
+            await life.ask(m.Notify(message="go on", queued=True), sender="boss")
+            await life.ends(1)
+            disk.is_full = False
+            await life.ask(say("take me back"))
+            await life.see("llm_call_start", 2)
+            await life.ask(m.Cancel())
+            assert await life.tells(2) == [
+                *(("alice/1/1", "finished"), ("alice/1/2", "rolled_back")),
+            ]
+
+    drive(main())
+
+
 # -- in another segment --------------------------------------------------------------------------
 
 
