@@ -6,8 +6,6 @@ told again by the next process, under the same id.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from protocol.errors import Forbidden, PodsupError, Unreachable
 from protocol.pod_events import Errored
 from tests.podproc.engines import Hang, Move, PlayedModel, end, text
 from tests.podproc.pods import Home, Life, Sent, accept, alive, drive, say
+from tests.podproc.test_pod import Disk
 
 DONE: list[Move] = [*text("done"), *end()]
 SILENT: list[Move] = [Hang()]
@@ -310,22 +309,6 @@ def accepted() -> Wire:
     said = accept(Sent("", "", {}))
     assert isinstance(said, Wire)
     return said
-
-
-class Disk:
-    """Writes to files of a name that have a mark fail while it is full."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, part: str, mark: bytes) -> None:
-        self.is_full = False
-        self._part, self._mark, self._write = part, mark, os.write
-        monkeypatch.setattr(os, "write", self.write)
-
-    def write(self, fd: int, data: bytes) -> int:
-        """Write, or not."""
-        is_meant = self._part in os.readlink(f"/proc/self/fd/{fd}") and self._mark in bytes(data)
-        if self.is_full and is_meant:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._write(fd, data)
 
 
 def test_a_mark_that_cannot_be_written_is_an_alert_and_the_report_is_told_again(

@@ -21,6 +21,7 @@ from protocol.status import RunResult
 from protocol.transport.memory import MemoryTransport
 from tests.podproc.engines import Hang, Move, PlayedModel, end, text
 from tests.podproc.pods import EVENTS, Home, Life, Sent, alive, drive, say
+from tests.podproc.test_pod import Disk
 
 DONE: list[Move] = [*text("done"), *end()]
 HALF: list[Move] = [*text("half"), *end("max_tokens")]
@@ -451,6 +452,24 @@ def test_a_model_that_always_fails_does_not_loop_over_waiting_notifications(
             await life.run("again")
             assert triggers(life) == ["user_send", "notify", "user_send"]
             assert len(shown(house)) >= 2, "what waited went with the next run"
+
+    drive(main())
+
+
+def test_what_waited_from_before_is_not_staged_behind_a_run_that_failed(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        disk = Disk(monkeypatch, "/sessions/", b'"notification"')
+        async with alive(house, model=PlayedModel(TALKING, DONE)) as life:
+            await pause(life)
+            await life.ask(m.Notify(message="news"))
+            disk.is_full = True
+            assert (await life.run("again")).what == "run_end errored"
+            assert triggers(life) == ["user_send", "user_send"]
+            disk.is_full = False
+            assert (await life.run("again")).what == "run_end finished"
+        assert shown(house)[-1] == "news"
 
     drive(main())
 
