@@ -248,6 +248,43 @@ def test_a_fresh_run_after_a_cancelled_pause_finishes_and_the_model_is_told_once
     ]
 
 
+def left_by_a_crash(house: Home) -> Home:
+    """Return what a crash in a run that has said something would leave on disk."""
+    left: list[Home] = []
+
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(TALKING)) as life:
+            await talk(life)
+            left.append(house.copy("crashed"))
+
+    drive(main())
+    return left[0]
+
+
+@pytest.mark.parametrize("cause", ["user", "failure", "crash"])
+def test_the_run_behind_one_that_was_cut_short_tells_the_model_the_true_cause_once(
+    house: Home, cause: str
+) -> None:
+    if cause == "crash":
+        house = left_by_a_crash(house)
+    firsts = {"user": TALKING, "failure": FAILING}
+
+    async def main() -> None:
+        plays = [firsts[cause]] if cause in firsts else []
+        async with alive(house, incarnation=2, model=PlayedModel(*plays, DONE, DONE)) as life:
+            if cause == "user":
+                await pause(life)
+            elif cause == "failure":
+                await life.run()
+            await life.run("something else")
+            await life.run("more")
+
+    drive(main())
+    [note] = shown(house)
+    words = {"user": "user", "failure": "no such model", "crash": "crash"}
+    assert [word for word in words.values() if word in note] == [words[cause]]
+
+
 def test_pausing_a_notification_run_before_output_leaves_the_notification_waiting_in_front(
     house: Home,
 ) -> None:
