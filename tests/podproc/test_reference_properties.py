@@ -228,6 +228,7 @@ def test_a_childs_end_while_running_enters_the_buffer_exactly_once(house: Home) 
             await life.ends(1)
             await life.ask(m.Resume())
             await life.ends(2)
+            assert (await life.ask(ended(), "three", sender="")).what == "reply ok"
             assert (await life.run("more")).what == "run_end finished"
             assert triggers(life) == ["user_send", "resume", "user_send"]
         shown = [e["item"]["kind"] for e in house.entries() if e["kind"] == "system_item"]
