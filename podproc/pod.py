@@ -417,9 +417,12 @@ class Pod:
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
-        from_parent = False
+        from_parent = self._inbox.has_taken_from_parent()
         try:
-            from_parent = self._inbox.release() if error else self._inbox.settle(wall_ms())
+            if error:
+                self._inbox.release()
+            else:
+                self._inbox.settle(wall_ms())
         except PodsupError as failure:  # the log has what was consumed: nothing comes twice
             self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
         self._progress("idle")

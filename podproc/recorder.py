@@ -9,6 +9,7 @@ goes on in another segment; it decides nothing about when.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -268,9 +269,11 @@ class Recorder:
         """
         assert self._log is not None
         state = await off_loop(state_of_beginning, self._log.path, start)
+        owed = self.state.owed
         meanwhile = await self._cut_to(start, state)
         self._tell_cut("rewind")
         self._write_again(*meanwhile)
+        self._mark_again(owed)
         self.give_up_pause()
         self.tell_context()
 
@@ -279,7 +282,14 @@ class Recorder:
         assert self._log is not None
         assert not self._to_publish, "a run that begins is published first"
         old = self._log
-        log, entries = await self._segments.go_on(of, self._config, leaving=old.segment_id)
+
+        def with_what_is_owed() -> Continuation:
+            there = of()  # where the conversation goes back, what is owed does not
+            return replace(there, state=replace(there.state, owed=self.state.owed))
+
+        log, entries = await self._segments.go_on(
+            with_what_is_owed, self._config, leaving=old.segment_id
+        )
         self._log = log
         self.state = fold(entries)
         old.close()
@@ -513,6 +523,13 @@ class Recorder:
         for entry in entries:
             if _outlives_its_run(entry):
                 self.commit(entry)
+
+    def _mark_again(self, owed: Sequence[en.RunEnd]) -> None:
+        """Write the marks again that a cut, or the file before, has kept; `owed` is what is."""
+        still = {end.report for end in owed}
+        for end in self.state.owed:
+            if end.report not in still:
+                self.keep(REPORTED, {"report": end.report})
 
     def _results(self, state: Replayed) -> list[en.Entry]:
         ids = (call.call_id for call in state.unanswered)
