@@ -1,0 +1,108 @@
+"""Keys of providers: where they come from, what is said where one is missing, and where none is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.birth import Access
+from protocol.manifest import Model, PodManifest
+from supervisor.boot import Boot, clean_environment
+from supervisor.keys import Keys, MissingKey, collect
+
+SECRET = "sk-very-secret-4711"
+
+
+def model(**settings: Any) -> Model:
+    return Model.model_validate({"scheme": "anthropic", "model_id": "m", **settings})
+
+
+def manifest(**settings: Any) -> PodManifest:
+    table = {"name": "alice", "fleet": "f", "workspace": "/w", "cwd": "/w"}
+    return PodManifest.model_validate({**table, "model": model(**settings)})
+
+
+def test_a_scripted_model_needs_no_key() -> None:
+    assert Keys({}).access(Model()) is None
+
+
+def test_a_key_is_the_variables_of_the_scheme_or_the_one_that_is_named() -> None:
+    keys = Keys({"ANTHROPIC_API_KEY": SECRET, "MINE": "other"})
+    assert keys.access(model()) == Access(api_key=SECRET)
+    assert keys.access(model(api_key_env="MINE")) == Access(api_key="other")
+
+
+def test_an_address_is_the_manifests_and_else_the_environments() -> None:
+    keys = Keys({"ANTHROPIC_API_KEY": SECRET, "ANTHROPIC_BASE_URL": "http://a"})
+    assert keys.access(model()) == Access(api_key=SECRET, base_url="http://a")
+    assert keys.access(model(base_url="http://b")) == Access(api_key=SECRET, base_url="http://b")
+
+
+def test_a_key_file_is_read_at_each_start(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(f"{SECRET}\n")
+    path.chmod(0o600)
+    keys = Keys({})
+    assert keys.access(model(api_key_file=str(path))) == Access(api_key=SECRET)
+    path.write_text("new")
+    assert keys.access(model(api_key_file=str(path))) == Access(api_key="new")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "told"),
+    [
+        (None, 0o600, "cannot be read"),
+        (b"\xff\xfe", 0o600, "cannot be read"),
+        (b"", 0o600, "does not hold one key"),
+        (b"two keys", 0o600, "does not hold one key"),
+        (SECRET.encode(), 0o644, "may be read by others"),
+    ],
+)
+def test_a_key_file_that_is_no_good_is_named_and_not_shown(
+    tmp_path: Path, content: bytes | None, mode: int, told: str
+) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_bytes(content)
+        path.chmod(mode)
+    with pytest.raises(MissingKey, match=told) as caught:
+        Keys({}).access(model(api_key_file=str(path)))
+    assert str(path) in caught.value.message
+    assert SECRET not in f"{caught.value} {caught.value.next_step} {caught.value.details}"
+
+
+def test_a_key_that_is_not_set_is_named_by_its_variable() -> None:
+    with pytest.raises(MissingKey, match="MINE is not set") as caught:
+        Keys({"ANTHROPIC_API_KEY": SECRET}).access(model(api_key_env="MINE"))
+    assert SECRET not in str(caught.value)
+
+
+def test_only_what_models_may_need_is_taken_from_an_environment() -> None:
+    environ = {
+        "ANTHROPIC_API_KEY": SECRET,
+        "MINE": "named",
+        "OPENAI_BASE_URL": "http://a",
+        "AWS_SECRET_ACCESS_KEY": "not ours",
+        "PATH": "/bin",
+        "GEMINI_API_KEY": "",
+    }
+    assert collect([manifest(api_key_env="MINE")], environ) == {
+        "ANTHROPIC_API_KEY": SECRET,
+        "MINE": "named",
+        "OPENAI_BASE_URL": "http://a",
+    }
+
+
+def test_what_holds_a_key_does_not_show_it() -> None:
+    boot = Boot(fleet="f", file="/f", workspace="/w", operation="o", keys={"K": SECRET})
+    access = Access(api_key=SECRET)
+    assert SECRET not in f"{boot!r} {boot} {access!r} {access} {Keys({'K': SECRET})!r}"
+    assert SECRET in boot.model_dump_json(), "it travels"
+
+
+def test_nothing_that_a_fleet_starts_has_a_key_in_its_environment() -> None:
+    environ = dict(os.environ) | {"ANTHROPIC_API_KEY": SECRET}
+    assert SECRET not in clean_environment(environ).values()
