@@ -15,8 +15,8 @@ from supervisor.cli.app import App, command
 def models(app: App, name: str | None) -> None:
     """Show each scheme, whether its key is set here, and the catalog of models.
 
-    A key itself is never shown. With NAME only what is known of that model. What a fleet uses is the
-    environment it was started from, which may be another one.
+    A key itself is never shown. With NAME only what is known of that model. A fleet uses the
+    environment that it was started from, which may be another one.
     """
     from protocol.catalog import load_catalog
     from protocol.manifest import Model, Scheme
