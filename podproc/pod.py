@@ -269,7 +269,7 @@ class Pod:
             case m.Run() | m.Resume():
                 return request.id in self._record.state.request_ids
             case m.Notify():
-                return self._inbox.knows(request.id)
+                return self._inbox.knows(_message_id(request))
             case m.PodEventMethod(event_id=event_id):
                 return self._inbox.knows(event_id)
             case _:
@@ -476,9 +476,13 @@ class Pod:
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
-        from_parent = False
+        from_parent = self._inbox.has_taken_from_parent()
         try:
-            from_parent = self._inbox.release() if error else self._inbox.settle(wall_ms())
+            if error:
+                self._inbox.release()
+            else:
+                self._inbox.settle(wall_ms())
+                self._inbox.shrink(wall_ms())
         except PodsupError as failure:  # the log has what was consumed: nothing comes twice
             self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
         self._progress("idle")
@@ -705,6 +709,20 @@ def build_model(table: ModelTable, birth: Birth) -> Model:
     return ScriptedModel(table, places)
 
 
+def _is_pod(sender: str) -> bool:
+    return sender not in ("", OPERATOR)
+
+
+def _message_id(request: t.Request) -> str:
+    """Return what a message is known by; two pods may choose the same id for theirs.
+
+    No name of a pod has a space in it, so no id that a pod chooses can pass for another one's.
+    """
+    if _is_pod(request.sender):
+        return f"{request.id} from {request.sender}"
+    return request.id
+
+
 def _from_pod(sender: str, message: str) -> str:
     """Return a message with its sender's name; no line of it can pass for another one's."""
     return "\n  ".join(f"Message from pod {sender}: {message}".splitlines())
@@ -715,7 +733,7 @@ def _arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -
     events: tuple[str, ...] = ()
     match request.method:
         case m.Notify(message=message, queued=queued, news=news):
-            is_pods = request.sender not in ("", OPERATOR)
+            is_pods = _is_pod(request.sender)
             body = _from_pod(request.sender, message) if is_pods else message
             news = () if is_pods else news
             if news and not (unknown := [one for one in news if not knows(one.event_id)]):
@@ -724,7 +742,7 @@ def _arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -
                 events = tuple(one.event_id for one in unknown)
                 body = "\n".join([body, *(one.line for one in unknown)])
             item = SystemItem(kind="notification", body=body)
-            key = request.id
+            key = _message_id(request)
             from_parent = queued and is_pods
         case m.PodEventMethod(event_id=event_id, event=event):
             item = SystemItem(kind="pod_event", body=line_for_model(event))
