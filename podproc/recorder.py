@@ -140,7 +140,8 @@ class Recorder:
         """Commit what a run begins with, durably; it is published by `publish_begin`.
 
         Where the file is no longer ours alone to write, the session goes on in a new segment first.
-        Raises PodsupError; then there is no run, and what was written of it is taken back.
+        Raises PodsupError; then there is no run, and what was written of it is taken back. A file
+        that is given up keeps it, and the session goes on without it elsewhere.
         """
         if self._log is not None and not self._log.is_usable:
             await self._fork(self._log)
@@ -161,6 +162,8 @@ class Recorder:
             if log.is_usable:
                 await self._cut_to(self._begun_at, self._before_run)
                 self._publish_pending()  # what closed the run before stays
+            else:
+                self._leave_behind(self._begun_at, self._before_run)
             raise
         self._runs += 1
 
@@ -294,16 +297,20 @@ class Recorder:
             message = f"the end of the run could not be logged: {why}"
             lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
             state = apply(state, lost)
-        await self.go_on(
-            Continuation(
-                state=state,
-                source=self.here(log.head_entries, state),
-                is_compacted=False,
-                history=state.history,
-                system_prompt=state.system_prompt,
-                kept_ids=self.unsettled(),
-            )
+        of = Continuation(
+            state=state,
+            source=self.here(self.shown_entries, state),
+            is_compacted=False,
+            history=state.history,
+            system_prompt=state.system_prompt,
+            kept_ids=self.unsettled(),
         )
+        left_behind, self._to_publish = self._to_publish, []
+        try:
+            await self.go_on(of)
+        except Exception:
+            self._to_publish = left_behind
+            raise
         self.alert(
             AlertLevel.WARN,
             f"the session goes on in segment {self.segment_id}; {log.path} is left alone: {why}",
@@ -500,6 +507,14 @@ class Recorder:
         self.state = state
         self._to_publish = [(index, entry) for index, entry in self._to_publish if index < head]
         return meanwhile or []
+
+    def _leave_behind(self, head: int, state: Replayed) -> None:
+        """Give up what stands in the log from `head` on, without a cut: nobody is shown it."""
+        kept = [one for one in self._to_publish if one[0] < head]
+        left_behind = [one for one in self._to_publish if one[0] >= head]
+        self._to_publish = kept
+        self._publish_pending()
+        self.state, self._to_publish = state, left_behind
 
     def _write_again(self, *entries: en.Entry) -> None:
         """Write again what was cut along with a run and is no part of it."""

@@ -184,9 +184,12 @@ def kill_for(seconds: float, seed: int, tally: Tally) -> None:
         with burial() as folder:
             grave = Grave(folder, tally)
             for life in range(LIVES_IN_ONE_PLACE):
-                steps = random_steps(dice, dice.randrange(5, 80))
+                death = random_death(dice)
+                steps = random_steps(dice, dice.randrange(60))
+                if death.after_s is None and dice.random() < 0.8:
+                    steps += STANDARD  # which passes every point
                 where = f"seed {seed}, place {place}, life {life + 1}"
-                if not _live(grave, steps, random_death(dice), tally, where):
+                if not _live(grave, steps, death, tally, where):
                     break
 
 
