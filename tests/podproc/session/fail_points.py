@@ -40,7 +40,7 @@ RECIPES: dict[str, str] = {
         log.rename folder.open folder.fsync folder.close log.stat log.close log.unlink
     """,
     "append": "log.stat log.write log.ftruncate",
-    "sync": "log.dup log.fdatasync log.close",
+    "sync": "log.dup log.fdatasync log.close folder.open folder.fsync folder.close",
     "cut": """
         log.stat log.pread staged.open staged.write staged.fsync staged.close staged.unlink
         log.rename log.close folder.open folder.fsync folder.close
@@ -174,6 +174,11 @@ class FailingFiles(OsFiles):
                 self.struck.append(fault)
                 return fault
         return None
+
+    def follow(self, before: FailingFiles) -> None:
+        """Take over what a loss of power would leave of what the process before has done."""
+        self._durable, self._given_up = before._durable, before._given_up
+        self._undo = before._undo
 
     def bury(self) -> None:
         """Close what a killed process had open, as the kernel does."""

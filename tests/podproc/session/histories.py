@@ -540,7 +540,7 @@ def check(root: Path, promised: Promised, *, lost_power: bool = False) -> bool:
         raise Violation(f"reopening failed: {error}") from error
     if active is None:
         expect(promised.active is None or None in promised.contents[promised.active], "it is gone")
-        _check_inbox(root, promised, lost_power)
+        check_inbox(root, promised, lost_power=lost_power)
         return True
     for name, content in {**there, active: data}.items():
         if name not in promised.contents:
@@ -554,7 +554,7 @@ def check(root: Path, promised: Promised, *, lost_power: bool = False) -> bool:
     expect(_opened(root) == (active, data), "a second opening finds something else")
     expect(_everything(root) == before, "a second opening changes something")
     _check_restart(root)
-    _check_inbox(root, promised, lost_power)
+    check_inbox(root, promised, lost_power=lost_power)
     promised.found(active, data)
     return True
 
@@ -643,7 +643,8 @@ def _restarted(root: Path) -> Replayed:
     return asyncio.run(main())
 
 
-def _check_inbox(root: Path, promised: Promised, lost_power: bool) -> None:
+def check_inbox(root: Path, promised: Promised, *, lost_power: bool = False) -> None:
+    """Open a copy of the inbox: what waits in it is what was promised, and what it knows."""
     with copied(root) as copy:
         inbox = Inbox(copy / "pods" / "alice" / "inbox.jsonl", logged=())
         try:

@@ -34,6 +34,7 @@ from tests.podproc.session.histories import (
     Promised,
     Step,
     check,
+    check_inbox,
     check_mirror,
 )
 from tests.podproc.session.histories import (
@@ -114,6 +115,21 @@ def test_a_loss_of_power_at_a_point_leaves_all_that_was_durable(point: str) -> N
             check(root, promised, lost_power=True)
 
 
+@pytest.mark.parametrize("point", [p for p in POINTS if p.startswith(("create", "cut", "go_on"))])
+def test_a_loss_of_power_after_the_next_life_leaves_what_that_one_was_promised(point: str) -> None:
+    """What a death has left half done is made durable by the process that goes on from there."""
+    for seed in range(3):
+        with place() as root:
+            promised = Promised()
+            before, _, _ = live(root, STANDARD, *faults_at(point, None), promised=promised)
+            check(root, promised)
+            files = FailingFiles()
+            files.follow(before)
+            assert Life(root, files, promised.take, name="b").play(STANDARD[:1])
+            files.lose_power(root, random.Random(seed))
+            check(root, promised, lost_power=True)
+
+
 @pytest.mark.parametrize("point", ERRORS)
 def test_an_error_at_a_point_is_told_and_leaves_the_mirror_true(point: str) -> None:
     with place() as root:
@@ -137,15 +153,17 @@ UNHEARD = frozenset(
 
 
 class Watched(Life):
-    """A life whose mirror is compared with its file after each step."""
+    """A life whose mirror and inbox are compared with their files after each step."""
 
     def __init__(self, root: Path, files: FailingFiles, promised: Promised) -> None:
         super().__init__(root, files, promised.take)
+        self._promised = promised
 
     async def do(self, name: str, number: int) -> None:
         """Do one step, and look."""
         await super().do(name, number)
         check_mirror(self)
+        check_inbox(self.root, self._promised)
 
 
 # -- random histories ----------------------------------------------------------------------------
