@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
-from podproc.arrivals import arrived
+from podproc.arrivals import arrived, message_id
 from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
 from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
@@ -261,7 +261,7 @@ class Pod:
             case m.Run() | m.Resume():
                 return request.id in self._record.state.request_ids
             case m.Notify():
-                return self._inbox.knows(request.id)
+                return self._inbox.knows(message_id(request))
             case m.PodEventMethod(event_id=event_id):
                 return self._inbox.knows(event_id)
             case _:
@@ -422,6 +422,7 @@ class Pod:
                 self._inbox.release()
             else:
                 self._inbox.settle(wall_ms())
+                self._inbox.shrink(wall_ms())
         except PodsupError as failure:  # the log has what was consumed: nothing comes twice
             self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
         self._progress("idle")
