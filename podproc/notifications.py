@@ -62,7 +62,8 @@ class Waiting:
 class Inbox:
     """The buffer and its file. `logged` are the ids that the session's log has.
 
-    `cut_from_parent`: a run that a crash has cut had consumed a message of the parent's.
+    What is logged and not marked was consumed by a run that a crash has cut: it counts as taken
+    until `settle` marks it. The log cannot remember it for good: it may be cut, or go on elsewhere.
     """
 
     def __init__(self, path: Path, *, logged: Collection[str]) -> None:
@@ -70,7 +71,6 @@ class Inbox:
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._requests: set[str] = set()
         self._taken: list[Waiting] = []
-        self.cut_from_parent = False
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = self._load(logged)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -91,8 +91,7 @@ class Inbox:
                 self._replay(decode_line(line))
             except (BadLine, ValidationError):
                 continue  # one bad line must not keep a pod from starting; the file keeps it
-        cut = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
-        self.cut_from_parent = any(waiting.message.from_parent for waiting in cut)
+        self._taken = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
         return length
 
     def _replay(self, fields: dict[str, Any]) -> None:
