@@ -158,6 +158,7 @@ class Asked:
     for_summary: bool
     has_ended: bool = False
     was_closed: bool = False
+    is_truncated: bool = False
     place: int = 0
 
 
@@ -192,7 +193,7 @@ class Hostile:
         asked = Asked(len(self.asked), stage.number, for_summary)
         self.asked.append(asked)
         self.faults += [f"request {asked.number}: {one}" for one in faults_of(request.items)]
-        life = stage.life
+        life, has_calls = stage.life, False
         try:
             for event in _events(play, asked.number):
                 for _ in range(play.pace):
@@ -207,6 +208,8 @@ class Hostile:
                             await asyncio.get_running_loop().create_future()
                     case _:
                         asked.has_ended = asked.has_ended or isinstance(event, base.Ended)
+                        asked.is_truncated = event == base.Ended("max_tokens") and not has_calls
+                        has_calls = has_calls or isinstance(event, base.CallDone)
                         asked.was_closed = True
                         yield event
             asked.was_closed = False
@@ -502,6 +505,7 @@ class Stage:
                     await self._next_life()
                 elif self._steps:
                     self._look_at_mirror()
+                    self._look_for_stranded()
                     self._step()
             await self._in_peace()
 
@@ -516,6 +520,7 @@ class Stage:
                 await self._next_life()
             elif f"run_end finished {last}" not in self._ends():
                 self._look_at_mirror()
+                self._look_for_stranded()
                 last = self._ask(say("the last"))
         await self._wait(self._is_still)
         self._look_at_mirror()
@@ -653,6 +658,14 @@ class Stage:
         log = self.home.log.with_name(f"{record.segment_id}.jsonl")
         if scan(log, log.read_bytes()).state != record.state:
             self.faults.append(f"the mirror is not what {log.name} says")
+
+    def _look_for_stranded(self) -> None:
+        """See that nothing that wakes waits in an idle pod, but behind a run that went wrong."""
+        state, ends = self.life.pod._turn.state, self.life.told("run_end")
+        went_well = not ends or ends[-1].what.split()[1] in ("finished", "limit_reached")
+        is_idle = state.status is PodStatus.IDLE and not state.is_aside
+        if is_idle and went_well and self.life.pod._inbox.waking() is not None:
+            self.faults.append("a message that wakes is stranded in an idle pod")
 
 
 class _Hanging:

@@ -24,7 +24,7 @@ from protocol.entries import SegmentStart
 from protocol.errors import PodsupError
 from protocol.session.line import decode_line
 from protocol.session.reading import scan
-from tests.podproc.hostile import Do, Ended, HostileHome, Stage
+from tests.podproc.hostile import RULES, Do, Ended, HostileHome, Stage
 from tests.podproc.pods import Sent
 
 SYNTHETIC = {NOT_STARTED, OUTCOME_UNKNOWN}
@@ -41,6 +41,7 @@ def audit(stage: Stage) -> list[str]:
         *faults_of_marks(stage),
         *(fault for life in stage.lives for fault in faults_of_wire(life)),
         *faults_of_ends(stage),
+        *faults_of_results(stage),
     ]
 
 
@@ -402,6 +403,30 @@ def faults_of_ends(stage: Stage) -> Iterator[str]:
     for one, life in accepted.items():
         if not ends[one] and not (life.was_killed and _is_closed_on_disk(life, one)):
             yield f"no run_end of {one}"
+
+
+def faults_of_results(stage: Stage) -> Iterator[str]:
+    """A run is what it says: finished behind a whole answer, internal for a defect alone."""
+    for life in stage.lives:
+        turns = 0
+        asked = [a for a in stage.model.asked if a.life == life.number and not a.for_summary]
+        for place, sent in enumerate(life.sent):
+            match sent.what:
+                case "invoke_start":
+                    turns = 0
+                case "turn_start":
+                    turns += 1
+                case "run_end finished":
+                    last = [one for one in asked if one.place <= place][-1]
+                    if not last.has_ended or last.is_truncated:
+                        yield f"life {life.number}: finished behind the half answer {last.number}"
+                case "run_end limit_reached" if sent.body["reason"] == "max_turns":
+                    if turns != RULES.max_turns:
+                        yield f"life {life.number}: max_turns after {turns} turns"
+                case "run_end errored":
+                    error = sent.body["error"]
+                    if error["code"] == "internal" and not error["message"].startswith("Defect"):
+                        yield f"life {life.number}: {error['message']!r} is an internal error"
 
 
 def _is_run(sent: Sent, life: Ended) -> bool:
