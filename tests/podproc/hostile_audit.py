@@ -438,7 +438,6 @@ def _is_run(sent: Sent, life: Ended) -> bool:
 
 def _is_closed_on_disk(life: Ended, request_id: str) -> bool:
     is_open: str | None = None
-    seen = False
     for _, data in life.disk:
         for raw in data.splitlines():
             entry = decode_line(raw)
@@ -448,7 +447,6 @@ def _is_closed_on_disk(life: Ended, request_id: str) -> bool:
                     is_open = (carried.get("open_run") or {}).get("request_id")
                 case "invoke":
                     is_open = entry.get("request_id")
-                    seen = seen or is_open == request_id
                 case "run_completed" | "run_errored":
                     is_open = None
     # A run that was taken back is neither open nor there.
