@@ -95,7 +95,8 @@ class Waiting:
 class Inbox:
     """The buffer and its file. `logged` are the ids that the session's log has.
 
-    `cut_from_parent`: a run that a crash has cut had consumed a message of the parent's.
+    What is logged and not marked was consumed by a run that a crash has cut: it counts as taken
+    until `settle` marks it. The log cannot remember it for good: it may be cut, or go on elsewhere.
     """
 
     def __init__(self, path: Path, *, logged: Collection[str], files: Files = _OS_FILES) -> None:
@@ -109,7 +110,6 @@ class Inbox:
         self._size = 0
         self._compact_size = 0
         self._has_torn_end = False
-        self.cut_from_parent = False
         if not path.parent.is_dir():
             make_folder(files, path.parent)
         self._fd = files.open(path, _INBOX)
@@ -129,9 +129,7 @@ class Inbox:
                 self._replay(decode_line(line))
             except (BadLine, ValidationError):  # one bad line must not keep a pod from starting
                 self._strange.append(line)
-        cut = {one: self._waiting.pop(one) for one in list(self._waiting) if one in logged}
-        self._unmarked = dict.fromkeys(cut)
-        self.cut_from_parent = any(waiting.message.from_parent for waiting in cut.values())
+        self._taken = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
 
     def _replay(self, fields: dict[str, Any]) -> None:
         match fields.get("kind"):

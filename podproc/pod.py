@@ -217,8 +217,10 @@ class Pod:
         """Close a run that the end of the process before has cut, and tell what is still owed."""
         record = self._record
         cut = record.state.open_run
-        is_told = cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent)
+        from_parent = self._inbox.has_taken_from_parent()
+        is_told = cut is not None and (cut.trigger in SUBMITTED or from_parent)
         await record.close_crash(self._reports.next_id() if is_told else None)
+        self._settle_inbox()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
@@ -417,18 +419,22 @@ class Pod:
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
         from_parent = self._inbox.has_taken_from_parent()
-        try:
-            if error:
-                self._inbox.release()
-            else:
-                self._inbox.settle(wall_ms())
-                self._inbox.shrink(wall_ms())
-        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
-            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
+        if error:
+            self._inbox.release()
+        else:
+            self._settle_inbox()
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
         )
+
+    def _settle_inbox(self) -> None:
+        """Mark what the last run has consumed."""
+        try:
+            self._inbox.settle(wall_ms())
+            self._inbox.shrink(wall_ms())
+        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
+            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
 
     async def _abandon(self, request: t.Request) -> None:
         try:

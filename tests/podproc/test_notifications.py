@@ -309,6 +309,17 @@ def test_a_message_in_the_log_is_not_delivered_again_after_a_crash_before_its_ma
     assert left(path, logged={"a"}) == ["b"]
 
 
+def test_what_a_cut_run_had_consumed_is_marked_and_no_longer_needs_the_log(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", from_parent=True)
+        put(inbox, "b")
+    with opened(path, logged={"a"}) as inbox:
+        assert inbox.unsettled() == {"a"}
+        assert inbox.has_taken_from_parent()
+        inbox.settle(ts=9)
+    assert left(path, logged=()) == ["b"]
+
+
 def test_a_message_that_was_taken_and_neither_logged_nor_marked_is_delivered_after_a_crash(
     path: Path,
 ) -> None:
