@@ -53,6 +53,10 @@ class CompactionFailed(Internal):
     """Nothing was changed."""
 
 
+class NothingToSummarise(CompactionFailed):
+    """There is no history yet. It is not counted: it says nothing about the next time."""
+
+
 class FileSource(Protocol):
     """The files of the pod, as far as its scope lets it read."""
 
@@ -143,11 +147,14 @@ class Compactor:
     async def compact(self, *, shown: bool = True) -> str:
         """Compact now, and return the new segment's id.
 
-        Raises CompactionFailed (counted), or CancelledError, with nothing changed.
+        Raises CompactionFailed (counted, where something was tried), or CancelledError, with
+        nothing changed.
         """
         self._progress("compacting")
         try:
             return await self._compact(shown)
+        except NothingToSummarise:
+            raise
         except CompactionFailed as failure:
             self._count(failure)
             raise
@@ -178,7 +185,7 @@ class Compactor:
         tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
         parts = core.split(state.history, state.usage_history, tail)
         if not parts.head:
-            raise CompactionFailed("there is nothing to summarise yet")
+            raise NothingToSummarise("there is nothing to summarise yet")
         touched = core.files_of(parts.head, known=self._files.touched())
         summary = await self._summarise(parts.head, touched)
         files = await off_loop(self._read_files, summary.files)

@@ -212,6 +212,16 @@ def test_compact_is_refused_while_a_run_is_there(house: Home, state: str) -> Non
     drive(main())
 
 
+def test_compact_before_the_first_run_fails_and_the_pod_lives(house: Home) -> None:
+    async def main() -> None:
+        async with alive(house, model=Minds(DONE)) as life:
+            assert await compact(life) == "compact_failed"
+            assert "nothing to summarise" in errors(life)[0]
+            assert (await life.run()).what == "run_end finished"
+
+    drive(main())
+
+
 # -- nothing is changed --------------------------------------------------------------------------
 
 FAILING: dict[str, tuple[list[list[Move]], str]] = {
@@ -317,6 +327,20 @@ def test_three_failures_in_a_row_end_it_by_itself_until_one_works_by_hand(house:
     drive(after())
     starts = [house.entries(log) for log in house.segments]
     assert [len([e for e in one if e.get("domain") == "compaction"]) for one in starts] == [3, 0, 0]
+
+
+def test_asking_three_times_where_there_is_nothing_to_summarise_stops_nothing(house: Home) -> None:
+    house.compaction = Compaction()
+
+    async def main() -> None:
+        async with alive(house, model=Minds(DONE, DONE, summaries=(SUMMARY,))) as life:
+            for _ in range(3):
+                assert await compact(life) == "compact_failed"
+            await life.run(bulk("first", 5500))
+            await life.run(bulk("second", 1000))
+            assert len(life.words("compact_done")) == 1
+
+    drive(main())
 
 
 # -- while it is at work -------------------------------------------------------------------------
