@@ -15,6 +15,7 @@ Once the new segment is being made a cancellation comes too late: it is finished
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -136,6 +137,9 @@ class Compactor:
             segment_id = await self.compact(shown=shown)
         except CompactionFailed as failure:
             self._record.emit(ev.CompactFailed(error=failure.message))
+        except TooLate as late:
+            self._record.emit(ev.CompactDone(new_segment_id=late.segment_id))
+            raise
         except asyncio.CancelledError:
             self._record.emit(ev.CompactFailed(error="cancelled"))
             raise
@@ -286,12 +290,14 @@ def _without(state: Replayed, domain: str) -> Replayed:
 
 
 async def _to_the_end(work: Awaitable[str]) -> str:
-    """Finish what has begun; a cancellation is told behind it."""
+    """Finish what has begun; a cancellation is told behind it, however often it comes."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task})
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
         if not task.cancelled() and task.exception() is None:
             raise TooLate(task.result()) from None
         raise

@@ -462,6 +462,27 @@ def test_a_shutdown_ends_a_compaction_and_refuses_the_held_run(house: Home) -> N
     drive(main())
 
 
+def test_cancels_while_the_segment_is_claimed_come_too_late_however_many(house: Home) -> None:
+    async def main() -> None:
+        async with alive(house, model=Minds(DONE, DONE, summaries=(SUMMARY,))) as life:
+            await life.run(bulk("first", 1000))
+            held = hold_claims(life)
+            await life.ask(m.Compact())
+            await life.see("claim_segment")
+            for _ in range(3):
+                assert (await life.ask(m.Cancel())).what == "reply ok"
+            held[0]()
+            await life.wait_for(
+                lambda: life.words("compact_done", "compact_failed"), "the end of the compaction"
+            )
+            assert life.words("compact_done", "compact_failed") == ["compact_done"]
+            await life.run("second")
+            assert inputs(house, house.segments[0]) == ["first"]
+            assert inputs(house) == ["second"]
+
+    drive(main())
+
+
 # -- by itself, before a run ---------------------------------------------------------------------
 
 
@@ -554,6 +575,26 @@ def test_a_cancel_takes_the_run_back_in_whichever_segment_it_is_then(auto: Home,
             again = life.pod._record.state
             assert (again.history, again.usage) == (state.history, state.usage)
             assert "news" in str(life.pod._inbox._waiting), "it waits again"
+
+    drive(main())
+
+
+def test_a_cancel_while_the_segment_is_claimed_tells_what_became_of_both(auto: Home) -> None:
+    async def main() -> None:
+        async with alive(auto, model=Minds(DONE, DONE, summaries=(SUMMARY,))) as life:
+            await life.run(bulk("first", 4000))
+            held = hold_claims(life)
+            life.post(say(bulk("second", 2500)))
+            await life.see("claim_segment")
+            await life.ask(m.Cancel())
+            held[0]()
+            over = (await life.ends(2))[-1]
+            assert over.what == "run_end rolled_back"
+            assert life.words("compact_done", "compact_failed") == ["compact_done"]
+            assert len(auto.segments) == 2
+            assert inputs(auto) == []
+            await life.run("third")
+            assert inputs(auto) == ["third"]
 
     drive(main())
 
