@@ -260,14 +260,14 @@ class Compactor:
             clock=self._clock,
             dice=self._dice,
         )
-        try:
-            over = await engine.run()
-        finally:
-            if aside.spent != Usage():
-                answer = aside.answer if self._by.is_pods_own else None
-                self._record.commit_spent(aside.spent, answer, PURPOSE)
+        over = await engine.run()
+        unlogged = self._log_spent(aside)
         if over.ending is Ending.STOPPED:
+            if unlogged is not None:
+                self._record.alert(AlertLevel.WARN, str(unlogged), AlertSource.COMPACTOR)
             raise asyncio.CancelledError
+        if unlogged is not None:
+            raise unlogged
         if over.ending is not Ending.FINISHED:
             why = over.error.message if over.error else str(over.reason)
             raise CompactionFailed(f"the summary was not finished: {why}")
@@ -275,6 +275,16 @@ class Compactor:
         if not summary.text:
             raise CompactionFailed("the summary is empty")
         return summary
+
+    def _log_spent(self, aside: Aside) -> PodsupError | None:
+        """Log what each request cost; return why that could not be done."""
+        try:
+            for usage, answer in aside.spent:
+                answer = answer if self._by.is_pods_own else None
+                self._record.commit_spent(usage, answer, PURPOSE)
+        except PodsupError as error:
+            return error
+        return None
 
 
 def _bounded(rules: EngineRules) -> EngineRules:
@@ -317,8 +327,7 @@ class Aside:
 
     history: list[Item]
     used: frozenset[int]
-    spent: Usage = field(default_factory=Usage)
-    answer: int | None = None
+    spent: list[tuple[Usage, int | None]] = field(default_factory=list)
     defects: list[Exception] = field(default_factory=list)
     _blocks: int = 0
 
@@ -358,10 +367,10 @@ class Aside:
         self.history.append(result)
 
     def commit_usage(self, usage: Usage, answer: int | None) -> None:
-        """Add the figures of one request."""
-        self.spent = self.spent.plus(usage)
+        """Keep the figures of one request."""
+        self.spent.append((usage, answer))
         if answer is not None:
-            self.answer, self.used = answer, self.used | {answer}
+            self.used |= {answer}
 
     def commit_turn_end(self, result: TurnResult) -> None:
         """Its turns are not counted."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from podproc.engine.compaction import HEADINGS
 from podproc.engine.estimate import BYTES_PER_TOKEN, size_of_all
@@ -117,8 +116,8 @@ def hold_claims(life: Life) -> list[Callable[[], None]]:
     really = life._on_claim
     held: list[Callable[[], None]] = []
 
-    def hold(*claim: Any) -> None:
-        held.append(partial(really, *claim))
+    def hold(route: bytes, request_id: str, segment_id: str) -> None:
+        held.append(partial(really, route, request_id, segment_id))
 
     life._on_claim = hold  # type: ignore[method-assign]
     return held

@@ -9,6 +9,7 @@ import pytest
 
 from podproc.models import base
 from protocol import methods as m
+from protocol.entries import ToolResult
 from protocol.errors import SegmentConflict
 from protocol.manifest import Compaction
 from protocol.transport.memory import MemoryTransport
@@ -31,7 +32,7 @@ from tests.podproc.compactions import (
 )
 from tests.podproc.engines import Hang, Move, call, end, text
 from tests.podproc.pods import EVENTS, SEGMENT, Home, Life, alive, drive, say
-from tests.podproc.test_pod import Disk
+from tests.podproc.test_pod import Disk, script
 from tests.podproc.test_tasks import PlanningHome
 
 HANGS: list[Move] = [Hang()]
@@ -189,6 +190,36 @@ def test_files_to_read_again_are_shown_within_their_budget_if_they_were_touched(
     assert "bytes dropped" in shown[1]
     assert sum(map(len, shown)) < 500 * 4 + 400
     assert "Files to read again" not in texts(house)[0]
+
+
+def test_the_summariser_may_read_the_old_history_and_its_cost_is_logged(house: Home) -> None:
+    looks = [
+        *call("h1", "ReadHistory", '{"first":0,"count":2}'),
+        *call("h2", "SearchHistory", '{"text":"FIRST"}'),
+        *call("h3", "Bash", '{"command":"touch made"}'),
+        *end("tool_use"),
+    ]
+    minds = Minds(DONE, summaries=(looks, SUMMARY))
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run(bulk("first", 2000))
+            assert await compact(life) == "compact_done"
+            snapshot = life.pod.snapshot()
+            assert snapshot.usage.output_tokens == 2 + 2 + 2
+
+    drive(main())
+    results = [one for one in minds.summariser.requests[1].items if isinstance(one, ToolResult)]
+    assert [one.is_error for one in results] == [False, False, True]
+    assert "first xxx" in (results[0].content or "")
+    assert "[0] user: first" in (results[1].content or "")
+    assert not (house.work / "made").exists()
+    spent = [
+        (entry.get("purpose"), entry["input_tokens"])
+        for entry in house.entries(house.log)
+        if entry["kind"] == "llm_usage"
+    ]
+    assert [purpose for purpose, _ in spent] == [None, "compaction", "compaction"]
 
 
 @pytest.mark.parametrize("state", ["running", "paused"])
@@ -599,6 +630,30 @@ def test_a_cancel_while_the_segment_is_claimed_tells_what_became_of_both(auto: H
     drive(main())
 
 
+def test_a_full_disk_does_not_make_a_run_go_on_that_was_cancelled(
+    auto: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, ".jsonl", b'"purpose":"compaction"')
+    looks: list[Move] = [*call("h1", "ReadHistory", '{"first":0}'), *end("tool_use")]
+    minds = Minds(DONE, DONE, summaries=(looks, HANGS))
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            await life.run(bulk("first", 4000))
+            life.post(say(bulk("second", 2500)))
+            await life.wait_for(lambda: minds.summariser.requests[1:], "the second request")
+            disk.is_full = True
+            await life.ask(m.Cancel())
+            over = (await life.ends(2))[-1]
+            disk.is_full = False
+            assert over.what == "run_end rolled_back"
+            assert errors(life) == ["cancelled"]
+            assert len(minds.pod.requests) == 1
+            assert any("No space left" in one for one in alerts(life))
+
+    drive(main())
+
+
 def test_a_shutdown_during_it_ends_the_run_and_keeps_its_input(auto: Home) -> None:
     async def main() -> None:
         async with alive(auto, model=Minds(DONE, summaries=(HANGS,))) as life:
@@ -674,6 +729,25 @@ def test_a_resumed_run_between_turns_keeps_its_kind(auto: Home) -> None:
             assert life.words("status") == ["status paused"]
             await life.ask(m.Resume())
             await life.see("run_end finished")
+
+    drive(main())
+
+
+def test_each_answer_that_a_summary_has_used_up_is_used_up(house: Home) -> None:
+    house.model = script(
+        {"text": "hello"},
+        {
+            "match": "Write the summary now",
+            "tool_calls": [{"name": "ReadHistory", "arguments": {"first": 0}}],
+        },
+        {"match": "items from", "text": "## Done"},
+    )
+
+    async def main() -> None:
+        async with alive(house) as life:
+            await life.run(bulk("first", 1000))
+            assert await compact(life) == "compact_done"
+            assert house.entries()[0]["carried"]["used_answers"] == [0, 1, 2]
 
     drive(main())
 
