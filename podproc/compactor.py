@@ -209,7 +209,7 @@ class Compactor:
             is_compacted=True,
             history=history,
             system_prompt=prompt,
-            run_entries=run_entries,
+            run_entries=tuple(entry for entry in run_entries if not _is_count(entry)),
             kept_ids=record.unsettled(),
         )
         return await _to_the_end(self._install(fresh))
@@ -297,6 +297,10 @@ def _bounded(rules: EngineRules) -> EngineRules:
 def _without(state: Replayed, domain: str) -> Replayed:
     kept = tuple(one for one in state.extensions if one[0] != domain)
     return replace(state, extensions=kept)
+
+
+def _is_count(entry: en.Entry) -> bool:
+    return isinstance(entry, en.Extension) and entry.domain == DOMAIN
 
 
 async def _to_the_end(work: Awaitable[str]) -> str:

@@ -654,6 +654,22 @@ def test_a_full_disk_does_not_make_a_run_go_on_that_was_cancelled(
     drive(main())
 
 
+def test_a_failure_before_the_run_does_not_outlive_the_success_in_it(auto: Home) -> None:
+    """Three in a row: what has worked begins to count anew, in whatever order they came."""
+    fails: list[Move] = [base.ProviderFailure("no", retryable=False)]
+
+    async def main() -> None:
+        async with alive(auto, model=Minds(DONE, DONE, summaries=(fails, SUMMARY))) as life:
+            await life.run(bulk("first", 5000))
+            await life.run(bulk("second", 2500))
+            assert life.words("compact_failed", "compact_done") == [
+                *("compact_failed", "compact_done")
+            ]
+            assert life.pod._compactor.failures == 0
+
+    drive(main())
+
+
 def test_a_shutdown_during_it_ends_the_run_and_keeps_its_input(auto: Home) -> None:
     async def main() -> None:
         async with alive(auto, model=Minds(DONE, summaries=(HANGS,))) as life:
