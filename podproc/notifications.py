@@ -3,7 +3,8 @@
 `inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per
 run that consumed some. The buffer is what the inbox has and neither the session's log nor a
 `delivered` mark names; so a run that is rolled back gives its messages back by itself, and a crash
-between log and mark delivers nothing twice. At most 128 wait; beyond that the oldest is dropped,
+between log and mark delivers nothing twice: the next process makes up for the mark, for the log may
+go on without what it has now. At most 128 wait; beyond that the oldest is dropped,
 with an alert.
 """
 
@@ -70,6 +71,7 @@ class Inbox:
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         self._requests: set[str] = set()
         self._taken: list[Waiting] = []
+        self._unmarked: list[str] = []
         self.cut_from_parent = False
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = self._load(logged)
@@ -92,6 +94,7 @@ class Inbox:
             except (BadLine, ValidationError):
                 continue  # one bad line must not keep a pod from starting; the file keeps it
         cut = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
+        self._unmarked = [waiting.message.id for waiting in cut]
         self.cut_from_parent = any(waiting.message.from_parent for waiting in cut)
         return length
 
@@ -132,27 +135,30 @@ class Inbox:
         return [waiting.message for waiting in taken]
 
     def settle(self, ts: int) -> bool:
-        """The run has ended: mark what it consumed.
+        """The run has ended: mark what it consumed, and what runs before it left without a mark.
 
-        True when a message of the parent was among it.
+        True when a message of the parent was among what it consumed. Raises Internal when the mark
+        cannot be written; the next one makes up for it.
         """
-        ids = tuple(waiting.message.id for waiting in self._taken)
         from_parent = self.release()
-        if ids:
-            self._write(Delivered(ts=ts, ids=ids))
+        if self._unmarked:
+            self._write(Delivered(ts=ts, ids=tuple(self._unmarked)))
+            self._unmarked = []
         return from_parent
 
     def release(self) -> bool:
         """The run is over and its end is not in the log: no later run gives back what it consumed.
 
-        Nothing is marked, so a restart delivers what the log has lost. True as for `settle`.
+        Nothing is marked before the next run has ended, so a restart delivers what the log has
+        lost. True as for `settle`.
         """
         taken, self._taken = self._taken, []
+        self._unmarked += [waiting.message.id for waiting in taken]
         return any(waiting.message.from_parent for waiting in taken)
 
     def unsettled(self) -> frozenset[str]:
-        """Return the ids of what the present run has consumed and no mark names yet."""
-        return frozenset(waiting.message.id for waiting in self._taken)
+        """Return the ids of what this run and those before it have consumed without a mark yet."""
+        return frozenset(waiting.message.id for waiting in self._taken) | {*self._unmarked}
 
     def has_taken_from_parent(self) -> bool:
         """Whether the present run has consumed a message of the parent's."""

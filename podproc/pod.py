@@ -226,6 +226,7 @@ class Pod:
         cut = record.state.open_run
         is_told = cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent)
         await record.close_crash(self._next_report() if is_told else None)
+        self._settle_inbox()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
@@ -476,15 +477,19 @@ class Pod:
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
-        from_parent = False
-        try:
-            from_parent = self._inbox.release() if error else self._inbox.settle(wall_ms())
-        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
-            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
+        from_parent = self._inbox.release() if error else self._settle_inbox()
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
         )
+
+    def _settle_inbox(self) -> bool:
+        """Mark what was consumed; say whether a message of the parent was among it."""
+        try:
+            return self._inbox.settle(wall_ms())
+        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
+            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
+            return False
 
     async def _abandon(self, request: t.Request) -> None:
         try:

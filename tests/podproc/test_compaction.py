@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -769,3 +770,76 @@ def test_each_answer_that_a_summary_has_used_up_is_used_up(house: Home) -> None:
 
 
 # -- notifications -------------------------------------------------------------------------------
+
+
+async def waiting_after(home: Home, incarnation: int) -> list[str]:
+    """Restart a pod and return the notifications that its model is shown, over all requests."""
+    minds = Minds(DONE)
+    async with alive(home, incarnation=incarnation, model=minds) as life:
+        await life.run("what is new?")
+    return [one for one in minds.shown() if one == "news"]
+
+
+def test_a_notification_that_a_crash_left_unmarked_is_not_delivered_again_behind_a_compaction(
+    house: Home,
+) -> None:
+    left: list[Home] = []
+
+    async def main() -> None:
+        async with alive(house, model=Minds(DONE, DONE)) as life:
+            await life.run(bulk("first", 1000))
+            await life.ask(m.Notify(message="news", auto_run=False))
+            once(life, "entry run_completed", lambda: left.append(house.copy("crashed")))
+            await life.run("second")
+        assert b'"delivered"' not in left[0].inbox.read_bytes()
+        async with alive(left[0], incarnation=2, model=Minds(summaries=(SUMMARY,))) as life:
+            assert await compact(life) == "compact_done"
+        assert await waiting_after(left[0], 3) == ["news"], "in the tail, and once"
+
+    drive(main())
+
+
+def test_a_mark_that_could_not_be_written_is_made_up_for(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, "inbox.jsonl", b'"delivered"')
+
+    async def main() -> None:
+        async with alive(house, model=Minds(DONE, DONE, summaries=(SUMMARY,))) as life:
+            await life.run(bulk("first", 1000))
+            await life.ask(m.Notify(message="news", auto_run=False))
+            disk.is_full = True
+            await life.run("second")
+            assert await compact(life) == "compact_done"
+            disk.is_full = False
+        assert await waiting_after(house, 2) == ["news"], "in the tail, and once"
+        assert b'"delivered"' in house.inbox.read_bytes()
+
+    drive(main())
+
+
+def test_a_notification_of_a_run_whose_end_was_lost_goes_along_when_the_session_forks(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    def fail() -> None:
+        monkeypatch.setattr(os, "fdatasync", fdatasync)
+
+    async def main() -> None:
+        minds = Minds(DONE, [*text("x"), fail, *end()], DONE)
+        async with alive(house, model=minds) as life:
+            await life.run("first")
+            await life.ask(m.Notify(message="news", auto_run=False))
+            await life.run("more")
+            assert life.words("run_end")[-1] == "run_end errored"
+            monkeypatch.setattr(os, "fdatasync", really)
+            await life.run("second")
+            assert len(house.segments) == 2
+            assert minds.shown().count("news") == 1
+        assert await waiting_after(house, 2) == ["news"], "in the history, and once"
+
+    drive(main())
