@@ -132,6 +132,8 @@ class Compactor:
         is_over = self._record.context_tokens() > fraction * self._window
         if not is_over or not self._rules.auto or self.failures >= core.FAILURES:
             return
+        if not self._place(shown)[0].history:
+            return  # it is the run's own input that is large
         self._record.emit(ev.CompactStart())
         try:
             segment_id = await self.compact(shown=shown)

@@ -671,6 +671,15 @@ def test_a_failure_before_the_run_does_not_outlive_the_success_in_it(auto: Home)
     drive(main())
 
 
+def test_an_input_that_is_over_the_threshold_alone_starts_no_compaction(auto: Home) -> None:
+    async def main() -> None:
+        async with alive(auto, model=Minds(DONE)) as life:
+            assert (await life.run(bulk("first", 7400))).what == "run_end finished"
+            assert life.words("compact_start") == []
+
+    drive(main())
+
+
 def test_a_shutdown_during_it_ends_the_run_and_keeps_its_input(auto: Home) -> None:
     async def main() -> None:
         async with alive(auto, model=Minds(DONE, summaries=(HANGS,))) as life:
