@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from podproc.models import base
 from protocol import methods as m
-from protocol.entries import ToolResult
+from protocol.entries import ToolCall, ToolResult
 from protocol.errors import SegmentConflict
 from protocol.manifest import Compaction
 from protocol.transport.memory import MemoryTransport
@@ -33,7 +34,7 @@ from tests.podproc.compactions import (
 )
 from tests.podproc.engines import Hang, Move, call, end, text
 from tests.podproc.pods import EVENTS, SEGMENT, Home, Life, alive, drive, say
-from tests.podproc.test_pod import Disk, script
+from tests.podproc.test_pod import Disk, rewind, script
 from tests.podproc.test_tasks import PlanningHome
 
 HANGS: list[Move] = [Hang()]
@@ -757,6 +758,123 @@ def test_a_resumed_run_between_turns_keeps_its_kind(auto: Home) -> None:
             await life.see("run_end finished")
 
     drive(main())
+
+
+def many_reads(home: Home, turns: int, each: int = 2) -> list[list[Move]]:
+    """Return turns that read files, small enough to be shown however old they are."""
+    out: list[list[Move]] = []
+    for turn in range(turns):
+        moves: list[Move] = []
+        for number in range(turn * each, (turn + 1) * each):
+            (home.work / f"{number}.txt").write_text(lines(chr(97 + number), 240))
+            moves += call(f"c{number}", "Read", f'{{"file_path":"{number}.txt"}}')
+        out.append([*moves, *end("tool_use")])
+    return out
+
+
+def results_of(request: base.ModelRequest) -> list[ToolResult]:
+    """Return the results that a request shows; each stands with its call."""
+    calls = [one.call_id for one in request.items if isinstance(one, ToolCall)]
+    results = [one for one in request.items if isinstance(one, ToolResult)]
+    assert [one.call_id for one in results] == calls
+    assert all(one.summary for one in results)
+    return results
+
+
+def test_where_no_summary_can_be_had_the_oldest_bodies_go_and_the_run_has_an_answer(
+    auto: Home,
+) -> None:
+    """Pitfall 13: the next request went over the window, and nothing was said to be finished."""
+    fails: list[Move] = [base.ProviderFailure("no", retryable=False)]
+    plays = many_reads(auto, 6)
+    minds = Minds(*plays, DONE, summaries=(fails,) * 3)
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            assert (await life.run(bulk("read", 6000))).what == "run_end finished"
+            assert len(errors(life)) == 3
+            over = [one for one in alerts(life) if "over the model's window" in one]
+            assert len(over) == 1, "told once in a run"
+
+    drive(main())
+    assert minds.shown()[0].startswith("read")
+    assert max(map(minds.tokens, minds.pod.requests)) <= minds.context_window
+    last = results_of(minds.pod.requests[-1])
+    assert last[0].content is None
+    assert "l" * 20 in (last[-1].content or ""), "the newest body is there"
+
+
+@pytest.mark.parametrize("bytes_per_token", [2.5, 4.0, 5.0])
+def test_what_was_left_out_of_one_request_is_not_back_in_the_next(
+    house: Home, bytes_per_token: float
+) -> None:
+    """The figures of a request that was cut are small; the history that it was cut from is not."""
+    plays = many_reads(house, 12)
+    minds = Minds(*plays[:6], DONE, *plays[6:], DONE, window=4000, bytes_per_token=bytes_per_token)
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run("read " + "x" * int(2500 * bytes_per_token))
+            await life.run("more")
+
+    drive(main())
+    sizes = [minds.tokens(one) for one in minds.pod.requests]
+    new = 2 * 1200 * (1 / bytes_per_token - 1 / 4)
+    assert max(sizes) <= minds.context_window * 1.01 + max(0, new), sizes
+    assert min(sizes[6:]) > minds.context_window * 0.6, "no more goes than has to"
+    bare = [
+        [one.call_id for one in results_of(request) if one.content is None]
+        for request in minds.pod.requests
+    ]
+    for before, after in pairwise(bare):
+        assert after[: len(before)] == before
+    assert bare[-1], "something was left out"
+
+
+def test_the_next_process_leaves_out_again_what_does_not_fit(house: Home) -> None:
+    plays = many_reads(house, 8)
+    minds = Minds(*plays, DONE, window=4000)
+    after = Minds(DONE, window=4000)
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run("read " + "x" * 10_000)
+        async with alive(house, incarnation=2, model=after) as life:
+            await life.run("more")
+
+    drive(main())
+    assert after.tokens(after.pod.requests[0]) <= 4000
+
+
+def test_after_a_rewind_to_where_something_was_left_out_it_is_left_out_again(house: Home) -> None:
+    plays = many_reads(house, 8)
+    minds = Minds(*plays, DONE, DONE, DONE, window=4000)
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run("read " + "x" * 10_000)
+            await life.run("more")
+            assert (await rewind(life, "more")).what == "reply ok"
+            await life.run("other")
+
+    drive(main())
+    assert minds.tokens(minds.pod.requests[-1]) <= 4000
+
+
+def test_after_a_rewind_all_is_shown_that_fits(house: Home) -> None:
+    plays = many_reads(house, 8)
+    minds = Minds(plays[0], DONE, *plays[1:], DONE, DONE, window=4000)
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run("read " + "x" * 10_000)
+            await life.run("more")
+            assert results_of(minds.pod.requests[-1])[0].content is None
+            assert (await rewind(life, "more")).what == "reply ok"
+            await life.run("other")
+
+    drive(main())
+    assert all(one.content for one in results_of(minds.pod.requests[-1]))
 
 
 def test_each_answer_that_a_summary_has_used_up_is_used_up(house: Home) -> None:

@@ -95,6 +95,13 @@ def test_every_item_is_there_in_call_order_with_all_but_its_body(
         assert size_of_all(plain) - size_of_all(shown) >= over_by * 4
 
 
+def test_what_is_bare_has_no_body_and_what_is_over_the_window_comes_on_top() -> None:
+    items = flat([one_call(number, 600) for number in range(4)])
+    assert bodies(Projection(WINDOW)(items, bare=3)) == [None, 600, 600, 600]
+    assert bodies(Projection(WINDOW)(items, bare=4, over_by=1)) == [None, None, None, 600]
+    assert bodies(Projection(WINDOW)(items, bare=99)) == [None] * 4
+
+
 @given(parts=rounds(most=25))
 def test_between_two_steps_each_request_begins_with_what_the_one_before_showed(
     parts: list[list[Item]],
