@@ -541,6 +541,8 @@ class Pod:
             result: Wire = await self._queries.answer(request)
         except PodsupError as error:
             self._link.refuse(request, error)
+        except OSError as error:
+            self._link.refuse(request, Internal(f"the session cannot be read: {error}"))
         else:
             self._link.reply(request, result)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from podproc.recorder import Recorder
 from podproc.session.continuing import Continuation
@@ -65,17 +65,23 @@ def inputs_of(store: SessionStore, session_id: str, segment_id: str) -> list[Inp
             match fields.get("kind"):
                 case "tool_result":
                     tools += 1
-                case "user_input":
+                case "user_input" if (said := _submitted(index, fields)) is not None:
                     begins = index > 0 and rows[index - 1][1].get("kind") == "invoke"
                     start = index - 1 if begins else index
-                    segments = _SEGMENTS.validate_python(fields["segments"])
-                    said = Submitted(index, fields["ts"], segments)
                     found.append(Input(here, said, start, entries + begins, tools))
         source = _source(rows)
         if source is None:
             break
         here, stop = source.segment_id, source.at_entry
     return found
+
+
+def _submitted(index: int, fields: dict[str, Any]) -> Submitted | None:
+    try:
+        segments = _SEGMENTS.validate_python(fields["segments"])
+        return Submitted(index, fields["ts"], segments)
+    except (KeyError, ValidationError):
+        return None
 
 
 def _rows(
@@ -88,13 +94,18 @@ def _rows(
                     yield index, decode_line(line)
                 except BadLine:
                     yield index, {}
-    except FileNotFoundError:
+    except OSError:
         return
 
 
 def _source(rows: list[tuple[int, dict[str, Any]]]) -> SegmentRef | None:
     first = rows[0][1] if rows else {}
-    return SegmentStart.from_wire(first).continues if first.get("kind") == "segment_start" else None
+    if first.get("kind") != "segment_start":
+        return None
+    try:
+        return SegmentStart.from_wire(first).continues
+    except ValidationError:
+        return None
 
 
 def targets_of(inputs: list[Input]) -> tuple[m.RewindTarget, ...]:

@@ -10,8 +10,10 @@ import pytest
 
 from podproc.rewinding import PREVIEW
 from protocol import methods as m
+from protocol.entries import UnknownEntry
 from protocol.errors import SegmentConflict
 from protocol.manifest import Compaction
+from protocol.session.line import decode_line, encode_line
 from tests.podproc.compactions import (
     BY_HAND,
     DONE,
@@ -303,7 +305,7 @@ def test_what_is_stale_or_no_target_is_refused(house: Home) -> None:
     drive(main())
 
 
-REFUSING: dict[str, Callable[[Home, Life, Disk], None]] = {
+REFUSING: dict[str, Callable[[Home, Life, Disk], object]] = {
     "the supervisor": lambda house, life, disk: setattr(
         life, "on_claim", lambda segment_id: SegmentConflict("somebody has it")
     ),
@@ -348,6 +350,48 @@ def test_a_rewind_that_cannot_be_done_changes_nothing(
             assert life.words("status")[-1] == "status idle"
             assert (await life.run("fourth")).what == "run_end finished"
             assert inputs(house) == ["third", "fourth"]
+
+    drive(main())
+
+
+def test_an_earlier_segment_that_cannot_be_read_has_no_targets_and_the_rest_has(
+    house: Home,
+) -> None:
+    minds = Minds(DONE, DONE, DONE, summaries=(SUMMARY,))
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run(bulk("first", 1000))
+            assert await compact(life) == "compact_done"
+            await life.run("second")
+            aside = house.log.with_name("aside")
+            house.log.rename(aside)
+            assert [name for name, _, _ in await previews(life)] == ["second"]
+            house.log.mkdir()
+            assert [name for name, _, _ in await previews(life)] == ["second"]
+            asked = m.GetHistory(segment_id=SEGMENT)
+            assert (await life.ask(asked)).what.startswith("reply")
+            house.log.rmdir()
+            aside.rename(house.log)
+            assert (await back(life, "second")).what == "reply ok"
+
+    drive(main())
+
+
+def test_an_input_that_nobody_can_make_sense_of_is_no_target(house: Home) -> None:
+    minds = Minds(DONE, DONE, DONE, summaries=(SUMMARY,))
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run(bulk("first", 1000))
+            await life.run("second")
+            assert await compact(life) == "compact_done"
+            rows = house.log.read_bytes().splitlines(keepends=True)
+            at = next(i for i, row in enumerate(rows) if b'"user_input"' in row)
+            fields = decode_line(rows[at].removesuffix(b"\n"))
+            rows[at] = encode_line(UnknownEntry.from_wire({**fields, "segments": 7}))
+            house.log.write_bytes(b"".join(rows))
+            assert [name for name, _, _ in await previews(life)] == ["second"]
 
     drive(main())
 
