@@ -502,6 +502,7 @@ class Pod:
     async def _rewind(self, request: t.Request) -> None:
         assert isinstance(request.method, m.RewindTo)
         self._progress("rewinding")
+        self._settle_inbox()  # what the log is about to lose must not come again
         try:
             done = await self._rewinding.apply(request.method)
         except PodsupError as error:

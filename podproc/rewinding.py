@@ -188,6 +188,7 @@ class Rewinding:
                 is_compacted=False,
                 history=state.history,
                 system_prompt=state.system_prompt,
+                kept_ids=record.unsettled(),
             )
         )
         record.give_up_pause()

@@ -508,4 +508,54 @@ def test_a_crash_leaves_one_session_the_one_before_or_the_one_after(
 # -- notifications -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("segment", ["this", "an earlier"])
+@pytest.mark.parametrize("is_full", [False, True])
+def test_notifications_of_the_discarded_part_do_not_come_back(
+    house: Home, monkeypatch: pytest.MonkeyPatch, segment: str, is_full: bool
+) -> None:
+    """Nor do they where the disk refused their mark: it is made up for before they are cut."""
+    disk = Disk(monkeypatch, "inbox.jsonl", b'"delivered"')
+    minds = Minds(DONE, DONE, DONE, summaries=(SUMMARY,))
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run(bulk("first", 1000))
+            await life.ask(m.Notify(message="news", auto_run=False))
+            disk.is_full = is_full
+            await life.run("second")
+            if segment != "this":
+                assert await compact(life) == "compact_done"
+            disk.is_full = False
+            assert (await back(life, "second")).what == "reply ok"
+        again = Minds(DONE)
+        async with alive(house, incarnation=2, model=again) as life:
+            await life.run("third")
+            assert again.shown()[1:] == ["done", "third"]
+
+    drive(main())
+
+
+def test_a_notification_before_the_target_is_in_the_history_and_once(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, "inbox.jsonl", b'"delivered"')
+    minds = Minds(DONE, DONE, DONE, summaries=(SUMMARY,))
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.ask(m.Notify(message="news", auto_run=False))
+            disk.is_full = True
+            await life.run(bulk("first", 1000))
+            await life.run("second")
+            assert await compact(life) == "compact_done"
+            assert (await back(life, "second")).what == "reply ok"
+            disk.is_full = False
+        again = Minds(DONE)
+        async with alive(house, incarnation=2, model=again) as life:
+            await life.run("third")
+            assert again.shown().count("news") == 1
+
+    drive(main())
+
+
 # -- forks ---------------------------------------------------------------------------------------
