@@ -94,8 +94,8 @@ class Recorder:
 
     @property
     def head_entries(self) -> int:
-        """How many entries the active segment holds."""
-        return self._log.head_entries if self._log else 0
+        """How many entries the active segment holds, as far as the session has them."""
+        return self.state.head_entries if self._log else 0
 
     @property
     def shown_entries(self) -> int:
@@ -160,7 +160,9 @@ class Recorder:
         except Exception:
             if log.is_usable:
                 await self._cut_to(self._begun_at, self._before_run)
-                self._publish_pending()  # what closed the run before stays
+            else:  # the file keeps it; the session goes on without it, in another segment
+                self._forget_from(self._begun_at, self._before_run)
+            self._publish_pending()  # what closed the run before stays
             raise
         self._runs += 1
 
@@ -289,6 +291,7 @@ class Recorder:
         return log.segment_id
 
     async def _fork(self, log: SegmentLog) -> None:
+        place = self.here(self.state.head_entries, self.state)
         state, why = self.state, log.broken or "another process wrote to the file"
         if state.open_run is not None:
             message = f"the end of the run could not be logged: {why}"
@@ -297,7 +300,7 @@ class Recorder:
         await self.go_on(
             Continuation(
                 state=state,
-                source=self.here(log.head_entries, state),
+                source=place,
                 is_compacted=False,
                 history=state.history,
                 system_prompt=state.system_prompt,
@@ -497,9 +500,12 @@ class Recorder:
             await self._log.cut(head)
         finally:
             meanwhile, self._meanwhile = self._meanwhile, None
+        self._forget_from(head, state)
+        return meanwhile or []
+
+    def _forget_from(self, head: int, state: Replayed) -> None:
         self.state = state
         self._to_publish = [(index, entry) for index, entry in self._to_publish if index < head]
-        return meanwhile or []
 
     def _write_again(self, *entries: en.Entry) -> None:
         """Write again what was cut along with a run and is no part of it."""

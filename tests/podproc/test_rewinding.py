@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -559,3 +560,33 @@ def test_a_notification_before_the_target_is_in_the_history_and_once(
 
 
 # -- forks ---------------------------------------------------------------------------------------
+
+
+def test_a_run_that_could_not_be_made_durable_leaves_nothing_and_the_next_one_forks(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    minds = Minds(DONE, DONE)
+
+    async def main() -> None:
+        async with alive(house, model=minds) as life:
+            await life.run("first")
+            head = len(house.entries())
+            before = life.pod._record.state
+            monkeypatch.setattr(os, "fdatasync", fdatasync)
+            assert (await life.ask(say("refused"))).what == "reply internal"
+            assert life.pod._record.state.history == before.history
+            shown = life.pod.snapshot()
+            assert shown.head_entries == head
+            monkeypatch.setattr(os, "fdatasync", really)
+            assert (await life.run("third")).what == "run_end finished"
+            assert house.entries()[0]["forked_from"]["at_entry"] == head
+            assert minds.shown() == ["first", "done", "third"]
+            assert [name for name, _, _ in await previews(life)] == ["third", "first"]
+            assert len(house.segments) == 2
+
+    drive(main())
