@@ -552,6 +552,41 @@ def test_a_run_that_would_be_over_the_threshold_begins_with_a_compaction(auto: H
     assert start["carried"]["run_entries"] == len([k for k in kinds[at : at + 3]])
 
 
+def test_one_compaction_does_not_keep_the_next_from_coming_in_the_same_run(auto: Home) -> None:
+    """Pitfall 13: the check was suppressed after a compaction, and the next request overflowed."""
+    (auto.work / "big.txt").write_text(lines("B", 5500))
+    minds = Minds(DONE, reads("big.txt"), DONE, summaries=(SUMMARY, SUMMARY))
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            await life.run(bulk("first", 4000))
+            assert (await life.run(bulk("second", 2500))).what == "run_end finished"
+            assert life.words("compact_done", "compact_failed") == ["compact_done"] * 2
+            assert life.words("tool_result") == ["tool_result"]
+
+    drive(main())
+    assert max(map(minds.tokens, minds.pod.requests)) <= minds.context_window
+
+
+def test_what_a_summary_has_cost_stays_though_its_run_is_taken_back(auto: Home) -> None:
+    looks: list[Move] = [*call("h1", "ReadHistory", '{"first":0}'), *end("tool_use")]
+    minds = Minds(DONE, summaries=(looks, HANGS))
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            await life.run(bulk("first", 4000))
+            life.post(say(bulk("second", 2500)))
+            await life.wait_for(lambda: minds.summariser.requests[1:], "the second request")
+            await life.ask(m.Cancel())
+            assert (await life.ends(2))[-1].what == "run_end rolled_back"
+            assert life.pod._record.state.usage.output_tokens == 2 + 2
+
+    drive(main())
+    spent = [e.get("purpose") for e in auto.entries() if e["kind"] == "llm_usage"]
+    assert spent == [None, "compaction"]
+    assert inputs(auto) == ["first"]
+
+
 def test_what_is_published_of_a_new_segment_is_what_stands_in_it(auto: Home) -> None:
     async def main() -> None:
         async with alive(auto, model=Minds(DONE, DONE, summaries=(SUMMARY,))) as life:
@@ -848,12 +883,13 @@ def test_the_next_process_leaves_out_again_what_does_not_fit(house: Home) -> Non
 
 def test_after_a_rewind_to_where_something_was_left_out_it_is_left_out_again(house: Home) -> None:
     plays = many_reads(house, 8)
-    minds = Minds(*plays, DONE, DONE, DONE, window=4000)
+    minds = Minds(*plays, DONE, DONE, DONE, DONE, window=4000)
 
     async def main() -> None:
         async with alive(house, model=minds) as life:
             await life.run("read " + "x" * 10_000)
             await life.run("more")
+            await life.run("and more")
             assert (await rewind(life, "more")).what == "reply ok"
             await life.run("other")
 
