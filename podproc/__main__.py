@@ -16,6 +16,7 @@ from podproc.pod import CONFIG_ERROR, Pod
 from podproc.tools.base import DuplicateTool
 from protocol.birth import Birth
 from protocol.errors import Internal, InvalidRequest, NotAllowed, PodsupError, Unreachable
+from protocol.session.problems import LogDamaged
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
 from protocol.wire import BadFrame, unpack
@@ -46,7 +47,11 @@ def live(birth_bytes: bytes, life_lock: int) -> int:
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_live(birth, loop, life_lock))
-    except (InvalidRequest, DuplicateTool) as error:
+    except (
+        InvalidRequest,
+        DuplicateTool,
+        LogDamaged,
+    ) as error:  # the next start would say the same
         return _fail("this pod cannot start", error, CONFIG_ERROR)
     except NotAllowed as error:
         return _fail("the supervisor refused this pod", error, REFUSED)

@@ -15,7 +15,6 @@ Once the new segment is being made a cancellation comes too late: it is finished
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -24,6 +23,7 @@ from podproc.engine import compaction as core
 from podproc.engine.estimate import BYTES_PER_TOKEN, size_of_all
 from podproc.engine.loop import EngineLoop
 from podproc.engine.text import cut_text
+from podproc.excerpt import block
 from podproc.models.base import Model
 from podproc.recorder import Recorder
 from podproc.session.continuing import Continuation
@@ -54,8 +54,11 @@ class CompactionFailed(Internal):
     """Nothing was changed."""
 
 
-class NothingToSummarise(CompactionFailed):
-    """There is no history yet. It is not counted: it says nothing about the next time."""
+class NothingToCompact(CompactionFailed):
+    """There is nothing a summary could stand for: no failure that counts."""
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing to summarise yet")
 
 
 class FileSource(Protocol):
@@ -157,9 +160,11 @@ class Compactor:
         nothing changed.
         """
         self._progress("compacting")
+        if self._record.segment_id is None:
+            raise NothingToCompact
         try:
             return await self._compact(shown)
-        except NothingToSummarise:
+        except NothingToCompact:
             raise
         except CompactionFailed as failure:
             self._count(failure)
@@ -186,12 +191,12 @@ class Compactor:
 
     async def _compact(self, shown: bool) -> str:
         record = self._record
-        state, source, run_entries = self._place(shown)
+        state, _, run_entries = self._place(shown)
         before = record.context_tokens()
         tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
         parts = core.split(state.history, state.usage_history, tail)
         if not parts.head:
-            raise NothingToSummarise("there is nothing to summarise yet")
+            raise NothingToCompact
         touched = core.files_of(parts.head, known=self._files.touched())
         summary = await self._summarise(parts.head, touched)
         files = await off_loop(self._read_files, summary.files)
@@ -202,21 +207,24 @@ class Compactor:
         after, most = size // BYTES_PER_TOKEN, int(self._rules.threshold * self._window)
         if (refusal := core.refusal_of(before=before, after=after, most=most)) is not None:
             raise CompactionFailed(refusal)
-        now, source, run_entries = self._place(shown)
-        if now.history != state.history:
-            raise CompactionFailed("the history was changed meanwhile")
-        fresh = Continuation(
-            state=_without(now, DOMAIN),
-            source=source,
-            is_compacted=True,
-            history=history,
-            system_prompt=prompt,
-            run_entries=tuple(entry for entry in run_entries if not _is_count(entry)),
-            kept_ids=record.unsettled(),
-        )
+
+        def fresh() -> Continuation:
+            now, source, run_entries = self._place(shown)
+            if now.history != state.history:
+                raise CompactionFailed("the history was changed meanwhile")
+            return Continuation(
+                state=_without(now, DOMAIN),
+                source=source,
+                is_compacted=True,
+                history=history,
+                system_prompt=prompt,
+                run_entries=tuple(entry for entry in run_entries if not _is_count(entry)),
+                kept_ids=record.unsettled(),
+            )
+
         return await _to_the_end(self._install(fresh))
 
-    async def _install(self, fresh: Continuation) -> str:
+    async def _install(self, fresh: Callable[[], Continuation]) -> str:
         segment_id = await self._record.go_on(fresh)
         self._installed()
         return segment_id
@@ -225,18 +233,18 @@ class Compactor:
         """Return the state to be summarised, where it stands, and what goes on unchanged."""
         record = self._record
         if record.state.open_run is None or shown:
-            return record.state, record.here(record.head_entries, record.state), ()
-        before, at, entries = record.run_so_far()
-        return before, record.here(at, before), entries
+            return record.state, record.here(record.state), ()
+        before, entries = record.run_so_far()
+        return before, record.here(before), entries
 
-    def _read_files(self, paths: Sequence[str]) -> list[tuple[str, str]]:
+    def _read_files(self, paths: Sequence[str]) -> list[str]:
         room = self._rules.must_read_tokens * BYTES_PER_TOKEN
-        found: list[tuple[str, str]] = []
+        found: list[str] = []
         for path in paths:
             if room < LEAST_FILE:
                 break
             if (text := self._files.read(path)) is not None:
-                found.append((path, cut_text(text, room)))
+                found.append(block("file", cut_text(text, room), path=path))
                 room -= len(text.encode("utf-8", "replace"))
         return found
 
@@ -306,17 +314,19 @@ def _is_count(entry: en.Entry) -> bool:
 
 
 async def _to_the_end(work: Awaitable[str]) -> str:
-    """Finish what has begun; a cancellation is told behind it, however often it comes."""
+    """Finish what has begun, however often it is cancelled; that is told behind it."""
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
-            raise TooLate(task.result()) from None
-        raise
+    is_cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        if task.cancelled() or task.exception() is not None:
+            raise asyncio.CancelledError
+        raise TooLate(task.result())
+    return task.result()
 
 
 class TooLate(asyncio.CancelledError):

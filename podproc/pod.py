@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
+from podproc.arrivals import arrived
 from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
 from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
-from podproc.models.base import Model, Places
-from podproc.models.scripted import ScriptedModel
-from podproc.notifications import Arrived, Inbox
+from podproc.models.base import Model
+from podproc.models.choice import build_model
+from podproc.notifications import Inbox
 from podproc.output_log import rotate_output
 from podproc.queries import Queries
 from podproc.recorder import DIED, Recorder
+from podproc.reports import Reports
 from podproc.rewinding import Rewinding
 from podproc.room import PodRoom
 from podproc.segments import Position, Segments
@@ -42,30 +44,20 @@ from protocol import events as ev
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
-from protocol.calls import OPERATOR
-from protocol.control import ClaimSegment, Control, Hello, Progress, ReportUp, Resume, Welcome
-from protocol.entries import RunEnd, RunErrored, SystemItem
+from protocol.control import ClaimSegment, Control, Hello, Progress, Resume, Welcome
 from protocol.error_body import ErrorBody
 from protocol.errors import (
     ErrorCode,
     Internal,
-    InvalidRequest,
-    NoAnswer,
     PodsupError,
-    Timeout,
 )
 from protocol.lanes import Lanes
-from protocol.manifest import Model as ModelTable
-from protocol.manifest import Scheme
-from protocol.pod_events import Errored, PodEvent, TurnEnded, line_for_model
 from protocol.session.store import SessionStore
 from protocol.snapshot import Greeting, Snapshot
 from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult, Trigger
 from protocol.transport import Transport
 
 JOIN_JOBS_S = 5.0
-REPORT_S = 5.0
-REPORT_AGAIN_S = 1.0
 CLAIM_S = 10.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
@@ -178,9 +170,7 @@ class Pod:
         self._rewinding = Rewinding(store, self._record)
         self._queries = Queries(birth, self._record, self._tools, self._kin, store, self._rewinding)
         self._compaction: asyncio.Task[None] | None = None
-        self._reports = 0
-        self._report_id: str | None = None
-        self._reporting: set[asyncio.Task[None]] = set()
+        self._reports = Reports(birth, self._record, self._ask, self._spawn)
         self._lanes = Lanes(self._manifest.name, birth.incarnation)
         self._watchers = Watchers(
             transport,
@@ -211,7 +201,10 @@ class Pod:
         if self._gone.done():
             return await self._gone
         self._beat()
-        self._record.note_config()
+        try:
+            self._record.note_config()
+        except PodsupError as error:
+            self._record.alert(AlertLevel.WARN, str(error), AlertSource.POD)
         await self._close_crash()
         early, self._early = self._early or [], None
         for request in early:
@@ -225,14 +218,13 @@ class Pod:
         record = self._record
         cut = record.state.open_run
         is_told = cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent)
-        await record.close_crash(self._next_report() if is_told else None)
+        await record.close_crash(self._reports.next_id() if is_told else None)
         self._settle_inbox()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
         self._set_status(t.SetStatus(self._turn.state.status))
-        for end in record.state.owed:
-            self._send_up(end.report or "", self._report_of(end))
+        self._reports.send_owed()
 
     def leave(self) -> None:
         """Take SIGTERM or SIGINT: the same as `shutdown`."""
@@ -309,7 +301,7 @@ class Pod:
                 taken = plan.input if result is RunResult.ROLLED_BACK else None
                 self._publish_end(result, plan.request_id, reason, error_body, taken)
             case t.Report(result, error_body):
-                self._report(result, error_body)
+                self._reports.send(result, error_body)
             case t.StartPostRunJobs(result):
                 for job in self._post_run_jobs:
                     self._spawn(self._run_job(job, result), self._jobs)
@@ -359,65 +351,13 @@ class Pod:
             if not self._gone.done():
                 self._gone.set_result(1)
 
-    def _next_report(self) -> str | None:
-        """Return the id of one more report; None for a pod that has nobody to tell."""
-        if self._birth.parent is None:
-            return None
-        self._reports += 1
-        return f"{self._manifest.name}/{self._birth.incarnation}/{self._reports}"
-
-    def _report(self, result: RunResult, error: ErrorBody | None) -> None:
-        """Tell the parent how a run ended; a pod without one has nobody to tell."""
-        report_id, self._report_id = self._report_id or self._next_report(), None
-        if report_id is None:
-            return
-        name, usage = self._manifest.name, self._record.state.usage
-        event: PodEvent = TurnEnded(pod_name=name, result=result, usage=usage)
-        if error is not None:
-            event = Errored(pod_name=name, code=error.code, message=error.message)
-        self._send_up(report_id, event)
-
-    def _report_of(self, end: RunEnd) -> PodEvent:
-        """Return the report of a run's end that stands in the log."""
-        name = self._manifest.name
-        if isinstance(end, RunErrored):
-            return Errored(pod_name=name, code=end.code, message=end.message)
-        return TurnEnded(pod_name=name, result=end.result, usage=self._record.state.usage)
-
-    def _send_up(self, report_id: str, event: PodEvent) -> None:
-        if self._birth.parent is not None:
-            report = ReportUp(event_id=report_id, event=event)
-            self._spawn(self._send_report(report), self._reporting)
-
-    async def _send_report(self, report: ReportUp) -> None:
-        """Ask until it is stored: the supervisor may be away, and knows it by its id.
-
-        Until then the log says that it is owed, and the next process sends it again.
-        """
-        while True:
-            try:
-                await self._link.ask(report, timeout_s=REPORT_S, request_id=report.event_id)
-            except Timeout:
-                continue
-            except NoAnswer:
-                await asyncio.sleep(REPORT_AGAIN_S)
-                continue
-            except PodsupError as refusal:
-                message = f"the report of a run was refused: {refusal}"
-                self._record.alert(AlertLevel.WARN, message, AlertSource.POD)
-            break
-        try:
-            self._record.note_reported(report.event_id)
-        except PodsupError as error:  # it is sent once more, and known by its id
-            self._record.alert(AlertLevel.WARN, str(error), AlertSource.POD)
-
     def _store(self, request: t.Request, wakes: bool) -> None:
-        arrived = _arrived(request, wakes, knows=self._inbox.knows)
-        if arrived is None:
+        message = arrived(request, wakes, knows=self._inbox.knows)
+        if message is None:
             self.feed(t.Stored(request, wakes=False))
             return
         try:
-            alert = self._inbox.store(arrived, run=self._record.run_number)
+            alert = self._inbox.store(message, run=self._record.run_number)
         except PodsupError as error:
             self._link.refuse(request, error)
             return
@@ -464,32 +404,35 @@ class Pod:
             if end.result is RunResult.ROLLED_BACK:
                 await self._record.take_back()
             else:
-                self._report_id = self._next_report() if is_told else None
+                report = self._reports.begin() if is_told else None
                 await self._record.end(
                     end.result,
                     end.reason,
                     end.error,
                     abandon=end.abandon,
-                    report=self._report_id,
+                    report=report,
                 )
         except PodsupError as failure:
             error = failure.to_body()
             self._record.alert(AlertLevel.ERROR, f"the end of a run was not logged: {failure}")
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
-        from_parent = self._inbox.release() if error else self._settle_inbox()
+        from_parent = self._inbox.has_taken_from_parent()
+        if error:
+            self._inbox.release()
+        else:
+            self._settle_inbox()
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
         )
 
-    def _settle_inbox(self) -> bool:
-        """Mark what was consumed; say whether a message of the parent was among it."""
+    def _settle_inbox(self) -> None:
+        """Mark what was consumed; where the disk refuses, the next mark makes up for it."""
         try:
-            return self._inbox.settle(wall_ms())
+            self._inbox.settle(wall_ms())
         except PodsupError as failure:  # the log has what was consumed: nothing comes twice
             self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
-            return False
 
     async def _abandon(self, request: t.Request) -> None:
         try:
@@ -532,6 +475,9 @@ class Pod:
         if task.cancelled():
             self.feed(t.CompactionOver(error="cancelled"))
 
+    async def _ask(self, control: Control, timeout_s: float, request_id: str) -> Any:
+        return await self._link.ask(control, timeout_s=timeout_s, request_id=request_id)
+
     async def _claim(self, session_id: str, segment_id: str) -> None:
         """Have the supervisor move the claim on the session; raises PodsupError."""
         claim = ClaimSegment(session_id=session_id, segment_id=segment_id)
@@ -563,10 +509,8 @@ class Pod:
         for job in list(self._jobs):
             job.cancel()
         await self._tools.close()
-        if self._reporting:
-            await asyncio.wait(self._reporting, timeout=REPORT_S)
-        for report in list(self._reporting):
-            report.cancel()
+        await self._reports.close()
+        await self._model.close()
         self._record.close()
         if not self._gone.done():
             self._gone.set_result(0)
@@ -696,59 +640,6 @@ class Pod:
         self._record.alert(
             AlertLevel.ERROR, f"a tool failed unexpectedly: {type(error).__name__}: {error}"
         )
-
-
-def build_model(table: ModelTable, birth: Birth) -> Model:
-    """Return the adapter of a scheme; raises InvalidRequest for one that is not built in."""
-    manifest = birth.manifest
-    if table.scheme is not Scheme.SCRIPTED:
-        raise InvalidRequest(f"model.scheme {table.scheme}: not available in this version")
-    places = Places(
-        pod=manifest.name,
-        cwd=manifest.cwd,
-        workspace=manifest.workspace,
-        fleet=manifest.fleet,
-        incarnation=birth.incarnation,
-    )
-    return ScriptedModel(table, places)
-
-
-def _from_pod(sender: str, message: str) -> str:
-    """Return a message with its sender's name; no line of it can pass for another one's."""
-    return "\n  ".join(f"Message from pod {sender}: {message}".splitlines())
-
-
-def _arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -> Arrived | None:
-    """Return what a request puts into the inbox; None where it tells only what is known."""
-    events: tuple[str, ...] = ()
-    match request.method:
-        case m.Notify(message=message, queued=queued, news=news):
-            is_pods = request.sender not in ("", OPERATOR)
-            body = _from_pod(request.sender, message) if is_pods else message
-            news = () if is_pods else news
-            if news and not (unknown := [one for one in news if not knows(one.event_id)]):
-                return None
-            if news:
-                events = tuple(one.event_id for one in unknown)
-                body = "\n".join([body, *(one.line for one in unknown)])
-            item = SystemItem(kind="notification", body=body)
-            key = request.id
-            from_parent = queued and is_pods
-        case m.PodEventMethod(event_id=event_id, event=event):
-            item = SystemItem(kind="pod_event", body=line_for_model(event))
-            key = event_id
-            from_parent = False
-        case other:
-            raise AssertionError(other.method)
-    return Arrived(
-        ts=wall_ms(),
-        id=key,
-        item=item,
-        wakes=wakes,
-        request=key,
-        from_parent=from_parent,
-        events=events,
-    )
 
 
 def build_validators() -> None:

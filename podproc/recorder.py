@@ -9,9 +9,11 @@ goes on in another segment; it decides nothing about when.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+from podproc import turn_terms as t
 from podproc.engine.estimate import context_tokens
 from podproc.engine.history import Cut, closing_results, interrupt_note
 from podproc.notifications import Inbox
@@ -33,6 +35,7 @@ from protocol.status import AlertLevel, AlertSource, RunResult, TurnResult
 
 HISTORY_BYTES = 4 * 1024 * 1024
 DIED = "the process died during the run"
+UNLOGGED = "the end of the run could not be logged"
 
 
 class Recorder:
@@ -160,7 +163,7 @@ class Recorder:
         except Exception:
             if log.is_usable:
                 await self._cut_to(self._begun_at, self._before_run)
-            else:  # the file keeps it; the session goes on without it, in another segment
+            else:  # the file is given up: the next run forks from what was before this one
                 self._forget_from(self._begun_at, self._before_run)
             self._publish_pending()  # what closed the run before stays
             raise
@@ -245,8 +248,8 @@ class Recorder:
         cut = self.state.open_run
         if cut is None:
             return None
-        for result in self._results():
-            self.commit(en.ToolResultEntry(ts=self._wall_ms(), item=result))
+        for entry in self._results(self.state):
+            self.commit(entry)
         self.commit(
             en.RunErrored(
                 ts=self._wall_ms(),
@@ -266,23 +269,32 @@ class Recorder:
         """
         assert self._log is not None
         state = await off_loop(state_of_beginning, self._log.path, start)
+        owed = self.state.owed
         meanwhile = await self._cut_to(start, state)
         self._tell_cut("rewind")
         self._write_again(*meanwhile)
+        self._mark_again(owed)
         self.give_up_pause()
         self.tell_context()
 
-    async def go_on(self, of: Continuation) -> str:
+    async def go_on(self, of: Callable[[], Continuation]) -> str:
         """Go on in a new segment, and return its id; raises PodsupError with nothing changed."""
         assert self._log is not None
         assert not self._to_publish, "a run that begins is published first"
         old = self._log
-        log, entries = await self._segments.go_on(of, self._config, leaving=old.segment_id)
+
+        def with_what_is_owed() -> Continuation:
+            there = of()  # where the conversation goes back, what is owed does not
+            return replace(there, state=replace(there.state, owed=self.state.owed))
+
+        log, entries = await self._segments.go_on(
+            with_what_is_owed, self._config, leaving=old.segment_id
+        )
         self._log = log
         self.state = fold(entries)
         old.close()
-        runs = len(of.run_entries)
-        if runs:
+        carried = entries[0].carried if isinstance(entries[0], en.SegmentStart) else None
+        if carried is not None and (runs := carried.run_entries):
             self._begun_at = len(entries) - runs
             self._before_run = fold(entries[: self._begun_at])
         for index, entry in enumerate(entries):
@@ -291,43 +303,42 @@ class Recorder:
         return log.segment_id
 
     async def _fork(self, log: SegmentLog) -> None:
-        place = self.here(self.state.head_entries, self.state)
-        state, why = self.state, log.broken or "another process wrote to the file"
-        if state.open_run is not None:
-            message = f"the end of the run could not be logged: {why}"
-            lost = en.RunErrored(ts=self._wall_ms(), code=ErrorCode.INTERNAL, message=message)
-            state = apply(state, lost)
-        await self.go_on(
-            Continuation(
+        why = log.broken or "another process wrote to the file"
+
+        def fork() -> Continuation:
+            state = self.state
+            return Continuation(
                 state=state,
-                source=place,
+                source=self.here(state),
                 is_compacted=False,
                 history=state.history,
                 system_prompt=state.system_prompt,
                 kept_ids=self.unsettled(),
             )
-        )
+
+        await self.go_on(fork)
         self.alert(
             AlertLevel.WARN,
             f"the session goes on in segment {self.segment_id}; {log.path} is left alone: {why}",
             AlertSource.POD,
         )
 
-    def here(self, entries: int, state: Replayed) -> en.SegmentRef:
-        """Return the place behind so many entries of the active segment."""
+    def here(self, state: Replayed) -> en.SegmentRef:
+        """Return the place of the active segment at which the session was in a state."""
         return en.SegmentRef(
-            segment_id=self.segment_id or "", at_turn_index=state.turn_count, at_entry=entries
+            segment_id=self.segment_id or "",
+            at_turn_index=state.turn_count,
+            at_entry=state.head_entries,
         )
 
     def unsettled(self) -> frozenset[str]:
         """Return the ids of what a run has consumed that the inbox still holds as waiting."""
         return self.inbox.unsettled() if self.inbox is not None else frozenset()
 
-    def run_so_far(self) -> tuple[Replayed, int, tuple[en.Entry, ...]]:
-        """Return the state before the present run, where that was, and the run's entries."""
+    def run_so_far(self) -> tuple[Replayed, tuple[en.Entry, ...]]:
+        """Return the state before the present run, and the run's entries."""
         assert self._log is not None
-        entries = self._log.read(self._begun_at, self._log.head_entries)
-        return self._before_run, self._begun_at, entries
+        return self._before_run, self._log.read(self._begun_at, self._log.head_entries)
 
     # -- what the engine produces
 
@@ -513,26 +524,30 @@ class Recorder:
             if _outlives_its_run(entry):
                 self.commit(entry)
 
-    def _results(self) -> list[ToolResult]:
-        open_calls = self.state.unanswered
-        ids = (call.call_id for call in open_calls)
-        return closing_results(open_calls, started=[i for i in ids if i not in self._not_started])
+    def _mark_again(self, owed: Sequence[en.RunEnd]) -> None:
+        """Write the marks again that a cut, or the file before, has kept; `owed` is what is."""
+        still = {end.report for end in owed}
+        for end in self.state.owed:
+            if end.report not in still:
+                self.keep(REPORTED, {"report": end.report})
+
+    def _results(self, state: Replayed) -> list[en.Entry]:
+        ids = (call.call_id for call in state.unanswered)
+        started = [one for one in ids if one not in self._not_started]
+        results = closing_results(state.unanswered, started=started)
+        return [en.ToolResultEntry(ts=self._wall_ms(), item=result) for result in results]
 
     def _closing(self, close: ClosePrevious) -> list[en.Entry]:
-        now = self._wall_ms()
-        out: list[en.Entry] = [en.ToolResultEntry(ts=now, item=r) for r in self._results()]
-        if close is ClosePrevious.RESULTS_AND_NOTE and (note := self._note()) is not None:
+        """Return what closes what came before: a run whose end the disk refused, open calls."""
+        now, state = self._wall_ms(), self.state
+        out: list[en.Entry] = []
+        if state.open_run is not None:
+            out.append(en.RunErrored(ts=now, code=ErrorCode.INTERNAL, message=UNLOGGED))
+            state = fold(out, state)
+        out += self._results(state)
+        if close is ClosePrevious.RESULTS_AND_NOTE and (note := _note_of(state)) is not None:
             out.append(en.SystemItemEntry(ts=now, item=note))
         return out
-
-    def _note(self) -> SystemItem | None:
-        last = self.state.last_result
-        if not self.state.note_due or last is None:
-            return None
-        if isinstance(last, en.RunErrored):
-            cause = "crash" if last.interrupted else "failure"
-            return interrupt_note(Cut(cause, last.message))
-        return interrupt_note(Cut("user"))
 
     def _commit_abandonment(self) -> None:
         for entry in self._closing(ClosePrevious.RESULTS_AND_NOTE):
@@ -560,6 +575,23 @@ class Recorder:
     def _tell_cut(self, reason: Literal["rewind", "rollback"]) -> None:
         head, segment_id = self.head_entries, self.segment_id or ""
         self.emit(ev.LogCut(segment_id=segment_id, head_entries=head, reason=reason))
+
+
+def _note_of(state: Replayed) -> SystemItem | None:
+    """Return what the model is to be told of its last run; None where it was not cut short."""
+    last = state.last_result
+    if not state.note_due or last is None:
+        return None
+    if isinstance(last, en.RunErrored):
+        cause = "crash" if last.interrupted else "failure"
+        return interrupt_note(Cut(cause, last.message))
+    match last.reason:
+        case None:
+            return interrupt_note(Cut("user"))
+        case t.SHUTDOWN:
+            return interrupt_note(Cut("shutdown"))
+        case reason:
+            return interrupt_note(Cut("reason", reason))
 
 
 def _outlives_its_run(entry: en.Entry) -> bool:

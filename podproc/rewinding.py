@@ -1,7 +1,7 @@
 """What a session can be rewound to: every input of its line, over all its segments.
 
 The line is read from disk, from the active segment back to the first; of an earlier one the entries
-before the place where the next one comes from. What cannot be read is no target: the rest is.
+before the place where the next one comes from. What cannot be read is no target; the rest is.
 Rewinding to an input of the active segment cuts it; to one of an earlier segment, the session goes
 on in a new one that comes from there. Either way the input itself is given back.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,11 +20,12 @@ from podproc.recorder import Recorder
 from podproc.session.continuing import Continuation
 from podproc.tools.base import off_loop
 from protocol import methods as m
-from protocol.entries import SegmentRef, SegmentStart
+from protocol.entries import SegmentRef
 from protocol.errors import Conflict, InvalidRequest
 from protocol.events import RewindSummary
 from protocol.segments import Segment, flatten
 from protocol.session.line import BadLine, decode_line
+from protocol.session.lineage import line_of
 from protocol.session.reading import state_of_beginning
 from protocol.session.replay import Submitted
 from protocol.session.store import SessionStore
@@ -52,27 +54,20 @@ class Input:
 
 
 def inputs_of(store: SessionStore, session_id: str, segment_id: str) -> list[Input]:
-    """Return the inputs of a session's line, newest first. Blocks."""
+    """Return the inputs of a session's line, newest first. Blocks; raises LineLoops, OSError."""
     found: list[Input] = []
     entries = tools = 0
-    known: set[str] = set()
-    here, stop = segment_id, None
-    while here not in known:
-        known.add(here)
-        rows = list(_rows(store, session_id, here, stop))
-        for index, fields in reversed(rows):
+    for part in reversed(line_of(store, session_id, segment_id)):
+        here = part.segment_id
+        rows = list(_rows(store.path(session_id, here), part.stop)) if part.start else []
+        for index, fields in reversed(list(enumerate(rows))):
             entries += 1
             match fields.get("kind"):
                 case "tool_result":
                     tools += 1
                 case "user_input" if (said := _submitted(index, fields)) is not None:
-                    begins = index > 0 and rows[index - 1][1].get("kind") == "invoke"
-                    start = index - 1 if begins else index
-                    found.append(Input(here, said, start, entries + begins, tools))
-        source = _source(rows)
-        if source is None:
-            break
-        here, stop = source.segment_id, source.at_entry
+                    begins = index > 0 and rows[index - 1].get("kind") == "invoke"
+                    found.append(Input(here, said, index - begins, entries + begins, tools))
     return found
 
 
@@ -84,28 +79,14 @@ def _submitted(index: int, fields: dict[str, Any]) -> Submitted | None:
         return None
 
 
-def _rows(
-    store: SessionStore, session_id: str, segment_id: str, stop: int | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with store.path(session_id, segment_id).open("rb") as file:
-            for index, line in enumerate(islice(file, stop)):
-                try:
-                    yield index, decode_line(line)
-                except BadLine:
-                    yield index, {}
-    except OSError:
-        return
-
-
-def _source(rows: list[tuple[int, dict[str, Any]]]) -> SegmentRef | None:
-    first = rows[0][1] if rows else {}
-    if first.get("kind") != "segment_start":
-        return None
-    try:
-        return SegmentStart.from_wire(first).continues
-    except ValidationError:
-        return None
+def _rows(path: Path, stop: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the fields of each line; none for one that cannot be read."""
+    with path.open("rb") as file:
+        for line in islice(file, stop):
+            try:
+                yield decode_line(line)
+            except BadLine:
+                yield {}
 
 
 def targets_of(inputs: list[Input]) -> tuple[m.RewindTarget, ...]:
@@ -181,14 +162,13 @@ class Rewinding:
         source = SegmentRef(
             segment_id=one.segment_id, at_turn_index=state.turn_count, at_entry=one.start
         )
-        await record.go_on(
-            Continuation(
-                state=state,
-                source=source,
-                is_compacted=False,
-                history=state.history,
-                system_prompt=state.system_prompt,
-                kept_ids=record.unsettled(),
-            )
+        there = Continuation(
+            state=state,
+            source=source,
+            is_compacted=False,
+            history=state.history,
+            system_prompt=state.system_prompt,
+            kept_ids=record.unsettled(),
         )
+        await record.go_on(lambda: there)
         record.give_up_pause()

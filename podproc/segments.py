@@ -67,18 +67,19 @@ class Segments:
         return SegmentLog.create(self.store.path(self.session_id, self._named), first)
 
     async def go_on(
-        self, of: Continuation, config: dict[str, Any], *, leaving: str
+        self, of: Callable[[], Continuation], config: dict[str, Any], *, leaving: str
     ) -> tuple[SegmentLog, tuple[en.Entry, ...]]:
         """Make the segment in which the session goes on; return it and what it begins with.
 
-        `leaving` is the segment that the pod writes to now. Raises PodsupError with nothing
-        changed, but for a claim on it that could not be had back.
+        `of` is asked when the claim is granted, right before the file is made: what was logged
+        meanwhile is carried. `leaving` is the segment that the pod writes to now. Raises
+        PodsupError with nothing changed, but for a claim on it that could not be had back.
         """
-        start, more = first_entries(of, ts=self._wall_ms(), config=config)
         segment_id = self._next_id()
         path = self.store.path(self.session_id, segment_id)
         await self._claim(self.session_id, segment_id)
         try:
+            start, more = first_entries(of(), ts=self._wall_ms(), config=config)
             log = SegmentLog.create(path, start, *more)
         except PodsupError:
             await self._claim(self.session_id, leaving)

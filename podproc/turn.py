@@ -297,7 +297,7 @@ class Turn:
         told: list[Instruction] = (
             [Reply(plan.request, error)] if plan.request else [SetStatus(before, self.state.flags)]
         )
-        return [*told, *([Leave()] if self.state.leaving else [])]
+        return [*told, *self._leave_if_due()]
 
     def _stop(self, wish: StopWish) -> list[Instruction]:
         if STRENGTH[wish] <= STRENGTH[self.state.stop]:
@@ -336,12 +336,8 @@ class Turn:
         return [*out, StartPostRunJobs(result), *nexts]
 
     def _after(self, plan: RunPlan, result: RunResult, closed: Closed) -> list[Instruction]:
-        state = self.state
-        if state.leaving:
-            return [Leave()]
-        if state.leave_when_idle and state.status is PodStatus.IDLE:
-            self._set(leaving=True)
-            return [Leave()]
+        if leave := self._leave_if_due():
+            return leave
         match result:
             case RunResult.FINISHED | RunResult.LIMIT_REACHED:
                 again = closed.waiting is not None
@@ -360,13 +356,9 @@ class Turn:
     def _on_abandoned(self, request: Request, error: PodsupError | None) -> list[Instruction]:
         self._set(abandoning=False)
         if error is not None:
-            return [Reply(request, error)]
+            return [Reply(request, error), *self._leave_if_due()]
         self._set(status=PodStatus.IDLE)
-        leave: list[Instruction] = []
-        if self.state.leave_when_idle and not self.state.leaving:
-            self._set(leaving=True)
-            leave = [Leave()]
-        return [SetStatus(PodStatus.IDLE, self.state.flags), Reply(request), *leave]
+        return [SetStatus(PodStatus.IDLE, self.state.flags), Reply(request), *self._leave_if_due()]
 
     def _on_compaction_over(self, segment: str | None, error: str | None) -> list[Instruction]:
         self._set(compacting=False)
@@ -392,6 +384,12 @@ class Turn:
             return [*([Reply(held.request, gone)] if held and held.request else []), Leave()]
         return [*idle, *(self._stage(held) if held is not None else [])]
 
+    def _leave_if_due(self) -> list[Instruction]:
+        """Leave where somebody asked for it, or a hook did and the pod is idle now."""
+        if self.state.leave_when_idle and self.state.status is PodStatus.IDLE:
+            self._set(leaving=True)
+        return [Leave()] if self.state.leaving else []
+
     def _on_leave_when_idle(self) -> list[Instruction]:
         self._set(leave_when_idle=True)
         state = self.state
@@ -403,7 +401,7 @@ class Turn:
         if self.state.leaving:
             return []
         self._set(leaving=True)
-        if self.state.rewinding:
+        if self.state.rewinding or self.state.abandoning:
             return []
         if self.state.compacting:
             return [StopCompaction()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from podproc.turn_terms import (
+    SHUTDOWN,
     Ending,
     RunKind,
     RunOver,
@@ -110,7 +111,7 @@ def _stopped(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunRe
     taken_back = not over.output and plan.kind is not RunKind.RESUME
     match wish:
         case StopWish.SHUTDOWN:
-            return RunResult.CANCELLED, "shutdown"
+            return RunResult.CANCELLED, SHUTDOWN
         case _ if taken_back:
             return RunResult.ROLLED_BACK, None
         case StopWish.CANCEL:

@@ -34,6 +34,9 @@ class StopWish(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+SHUTDOWN = "shutdown"
+"""The reason of a run that was cancelled because its pod leaves."""
+
 STRENGTH = {None: 0, StopWish.PAUSE: 1, StopWish.CANCEL: 2, StopWish.SHUTDOWN: 3}
 
 

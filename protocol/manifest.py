@@ -628,6 +628,9 @@ def _turned_on(manifest: PodManifest) -> Iterator[tuple[str, str]]:
         yield "model.scheme", f" ({manifest.model.scheme}); scripted is"
     if manifest.model.ref is not None:
         yield "model.ref", ""
+    summariser = manifest.compaction.model
+    if summariser is not None and summariser.scheme is not Scheme.SCRIPTED:
+        yield "compaction.model.scheme", f" ({summariser.scheme}); scripted is"
     for name in _FEATURES:
         if getattr(manifest.feature, name):
             yield f"feature.{name}", ""

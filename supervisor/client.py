@@ -319,12 +319,13 @@ class AsyncClient:
         timeout_s: float | None = None,
         on_text: Callable[[str], None] = lambda text: None,
         on_busy: Callable[[], None] = lambda: None,
+        on_told: Callable[[Told], None] = lambda told: None,
     ) -> RunDone | None:
         """Submit a turn; with `wait` return how its run ended, else None once it is accepted.
 
-        `on_text` gets the answer as it streams. A run that the pod started by itself is waited for,
-        with `on_busy` called once. Raises AlreadyRunning for somebody's own run, Timeout,
-        Unreachable.
+        `on_text` gets the answer as it streams, `on_told` the pod's snapshot and all that it tells
+        of the run. A run that the pod started by itself is waited for, with `on_busy` called once.
+        Raises AlreadyRunning for somebody's own run, Timeout, Unreachable.
         """
         segments = (Text(content=text),) if isinstance(text, str) else tuple(text)
         return await submit(
@@ -335,6 +336,7 @@ class AsyncClient:
             timeout_s=timeout_s,
             on_text=on_text,
             on_busy=on_busy,
+            on_told=on_told,
         )
 
     # -- operations

@@ -5,10 +5,10 @@ passes `printable`: a control character is shown as its picture (␛ for escape)
 reorder or break lines are shown as their number, and what cannot be encoded becomes `?`. A `Line`
 never holds a newline. Nothing here depends on the width of a screen; wrapping is the terminal's.
 
-    > what a person submitted             → a tool call, its arguments folded to one line
+    > what a person submitted             → a tool call, its telling argument first, on one line
     what the model answered               ← its result's summary (✗ where it failed)
     · thinking, folded to one line        » something the model is told that no person typed
-    ── what happened to the pod or its run
+    ── what happened to the pod or its run, or where its history goes on
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ MOST = 160
 
 MOST_ARGUMENT = 60
 
-FOLDED = ("file_attachment", "knowledge", "workflow", "skill")
-"""System items whose body is a document: shown as one line."""
+FOLDED = ("file_attachment", "knowledge", "workflow", "skill", "task_reminder")
+"""System items whose body is a document or a list: shown as one line."""
+
+TELLING = ("command", "file_path", "pattern", "query", "url", "names", "name", "subject", "path")
+"""The arguments that say most of a call: the first of them that it has stands without its key."""
 
 
 class Style(StrEnum):
@@ -93,15 +96,22 @@ def note(text: str, style: Style = Style.NOTE) -> Line:
 
 
 def draw_entry(
-    entry: en.Entry, calls: Mapping[str, str], *, with_history: bool = False
+    entry: en.Entry,
+    calls: Mapping[str, str],
+    *,
+    with_history: bool = False,
+    with_thoughts: bool = False,
 ) -> list[Line]:
     """Return a committed entry as lines; bookkeeping has none.
 
-    `calls` names the tool of each call id. `with_history` also draws what a segment begins with.
+    `calls` names the tool of each call id. `with_history` also draws what a segment begins with,
+    `with_thoughts` all that was thought.
     """
     match entry:
         case en.UserInput(segments=segments):
             return draw_input(segments)
+        case en.AssistantItem(item=en.Reasoning(text=text, summary=summary)) if with_thoughts:
+            return thoughts(text or summary)
         case en.AssistantItem(item=item) | en.ToolResultEntry(item=item):
             return draw_item(item, calls)
         case en.SystemItemEntry(item=item):
@@ -111,7 +121,7 @@ def draw_entry(
         case en.Invoke(trigger=trigger) if trigger is not Trigger.USER_SEND:
             return [note(f"the pod began a run by itself: {trigger}")]
         case en.SegmentStart():
-            return _draw_segment_start(entry, calls, with_history)
+            return draw_segment_start(entry, calls, with_history=with_history)
         case en.RunCompleted(result=RunResult.FINISHED):
             return []
         case en.RunCompleted(result=RunResult.PAUSED, reason=None):
@@ -165,21 +175,50 @@ def thinking(text: str) -> Line:
     return Line(f"· thinking: {one_line(text)}".rstrip(": "), Style.DIM)
 
 
+def thoughts(text: str) -> list[Line]:
+    """Return all of a reasoning."""
+    first = "· thinking: " if text else "· thinking"
+    return lines_of(text.strip("\n"), Style.DIM, first=first, rest="  ")
+
+
 def failure(code: str, message: str) -> Line:
     """Return what a run or work in the background failed with."""
     return Line(f"✗ {one_line(code)}: {one_line(message, 500)}", Style.ERROR)
 
 
 def call_line(name: str, arguments: str) -> str:
-    """Return a call as `Name key=value …`; arguments that are no JSON object as they are."""
+    """Return a call as `Name telling key=value …`; arguments that are no object as they are."""
+    values = _object_of(arguments)
+    if values is None:
+        return one_line(f"{name} {arguments}")
+    telling, key = _telling(values)
+    pairs = (f"{other}={_argument(value)}" for other, value in values.items() if other != key)
+    return one_line(" ".join(filter(None, (name, telling, *pairs))))
+
+
+def call_name(name: str, arguments: str) -> str:
+    """Return a call as its name and its telling argument."""
+    telling, _ = _telling(_object_of(arguments) or {})
+    return one_line(" ".join(filter(None, (name, one_line(telling, MOST_ARGUMENT)))))
+
+
+def _object_of(arguments: str) -> dict[str, Any] | None:
     try:
         values: Any = json.loads(arguments)
     except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        return one_line(f"{name} {arguments}")
-    pairs = (f"{key}={_argument(value)}" for key, value in values.items())
-    return one_line(" ".join((name, *pairs)))
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _telling(values: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return what says most of a call, and its key; nothing where no argument does."""
+    key = next((key for key in TELLING if key in values), None)
+    match values.get(key) if key else None:
+        case str() as text if text.strip():
+            return one_line(text), key
+        case [*names] if names and all(isinstance(name, str) for name in names):
+            return one_line(", ".join(names)), key
+    return "", None
 
 
 def _argument(value: Any) -> str:
@@ -200,16 +239,58 @@ def _draw_system(item: en.SystemItem) -> list[Line]:
     return lines_of(item.body, Style.DIM, first=label, rest="  ")
 
 
-def _draw_segment_start(
-    entry: en.SegmentStart, calls: Mapping[str, str], with_history: bool
+def draw_segment_start(
+    start: en.SegmentStart,
+    calls: Mapping[str, str],
+    *,
+    with_history: bool = False,
+    since: str = "goes on in a new segment",
 ) -> list[Line]:
+    """Return where a segment comes from; `since` says it of a fork.
+
+    What a compaction made of the conversation is one line; so is what else stands in a history
+    that no person typed and no model said, as it is documents.
+    """
     lines: list[Line] = []
-    if entry.compacted_from is not None:
-        lines.append(note("the history was compacted"))
-    elif entry.forked_from is not None:
-        lines.append(note("the session goes on in a fork"))
+    items = list(start.history)
+    if start.compacted_from is not None:
+        lines.append(note(_how_compacted(start)))
+        if (summary := _summary_of(start)) is not None:
+            items.pop(0)
+            lines.append(Line(f"» summary: {one_line(summary)}", Style.DIM))
+    elif start.forked_from is not None:
+        lines.append(note(since))
     if with_history:
-        named = {item.call_id: item.name for item in entry.history if isinstance(item, en.ToolCall)}
-        for item in entry.history:
-            lines += draw_item(item, {**calls, **named})
+        named = {item.call_id: item.name for item in items if isinstance(item, en.ToolCall)}
+        for item in items:
+            if isinstance(item, en.Message) and item.role == "system":
+                lines.append(Line(f"» {one_line(item.content)}", Style.DIM))
+            else:
+                lines += draw_item(item, {**calls, **named})
     return lines
+
+
+def _summary_of(start: en.SegmentStart) -> str | None:
+    """Return what a compacted history begins with: the summary of what it left out."""
+    match start.history:
+        case (en.Message(content=content), *_) if start.compacted_from is not None:
+            opening, _, text = content.partition("\n\n")
+            return content if opening.startswith("#") else text or opening
+        case _:
+            return None
+
+
+def _how_compacted(start: en.SegmentStart) -> str:
+    """Return how many turns a compaction summarised, and how many it kept as they were."""
+    over = start.compacted_from.at_turn_index if start.compacted_from else 0
+    kept, answers = 0, False
+    for item in start.history[1:]:
+        is_answer = isinstance(item, en.ToolCall | en.Reasoning) or (
+            isinstance(item, en.Message) and item.role == "assistant"
+        )
+        kept += is_answer and not answers
+        answers = is_answer
+    kept = min(kept, over)
+    summarised = over - kept
+    turns = "1 turn is" if summarised == 1 else f"{summarised} turns are"
+    return f"compacted: {turns} summarised, {kept} kept"

@@ -6,21 +6,40 @@
 A run that ends, and a stream that breaks, take their unfinished blocks with them without an event
 for each. After a refill of a lane a block's stream events may come later than its entry: a block
 whose entry has come is therefore never begun again.
+
+Thinking is shown as it comes, and folded to one line when it is over; a call that runs shows how
+long, and the last line that its tool has printed.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from protocol import entries as en
 from protocol import events as ev
 from protocol.snapshot import Block, InFlight, TextBlock, ThinkingBlock
-from supervisor.drawing import Line, Style, call_line, lines_of, one_line, thinking
+from protocol.status import TurnResult
+from supervisor.drawing import (
+    Line,
+    Style,
+    call_line,
+    call_name,
+    lines_of,
+    one_line,
+    thinking,
+    thoughts,
+)
 
 KEPT_CHARS = 4096
 """The end of a block's text that is kept while it streams; its entry brings all of it."""
 
 THOUGHT_CHARS = 100
+
+LONG_S = 1.0
+"""A call that runs longer shows for how long."""
+
+_LINE_END = re.compile(r"[\r\n]+")
 
 
 @dataclass(slots=True)
@@ -30,21 +49,30 @@ class _Writing:
     text: str = ""
     output: str = ""
     finished: bool = False
+    since: float | None = None
 
     def add(self, piece: str) -> None:
         self.text = (self.text + piece)[-KEPT_CHARS:]
 
-    def lines(self) -> list[Line]:
+    def lines(self, now: float) -> list[Line]:
         match self.kind:
             case "text":
                 return lines_of(self.text)
-            case "thinking":
+            case "thinking" if self.finished:
                 return [thinking(self.text[-THOUGHT_CHARS:])]
+            case "thinking":
+                return thoughts(self.text)
             case _ if self.finished:
-                last = one_line(self.output.rstrip().rpartition("\n")[2])
-                return [Line(f"⋯ {one_line(self.name)} runs {last}".rstrip(), Style.TOOL)]
+                return [Line(self._running(now), Style.TOOL)]
             case _:
                 return [Line(f"⋯ {call_line(self.name, self.text)}", Style.TOOL)]
+
+    def _running(self, now: float) -> str:
+        text = f"⋯ {call_name(self.name, self.text)} runs"
+        if self.since is not None and now - self.since >= LONG_S:
+            text += f" {now - self.since:.0f} s"
+        last = one_line(_LINE_END.split(self.output.rstrip())[-1])
+        return f"{text}: {last}" if last else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +100,11 @@ class Live:
         self._blocks.clear()
         self._retry = None
 
-    def settle(self, key: int | str, entry: en.Entry | None) -> None:
+    def settle(self, key: int | str, entry: en.Entry | None, now: float) -> None:
         """The block's entry came. A call runs from then on, until its result comes."""
         match entry:
-            case en.AssistantItem(item=en.ToolCall(name=name)):
-                self._blocks[key] = _Writing("tool_call", name, finished=True)
+            case en.AssistantItem(item=en.ToolCall(name=name, arguments=arguments)):
+                self._blocks[key] = _Writing("tool_call", name, arguments, "", True, now)
             case _:
                 self._blocks.pop(key, None)
                 self._settled.add(key)
@@ -108,10 +136,12 @@ class Live:
                 self._blocks = {key: one for key, one in self._blocks.items() if one.finished}
             case ev.LlmCallStart() | ev.LlmCallEnd():
                 self._retry = None
+            case ev.TurnEnd(result=result) if result is not TurnResult.FINISHED:
+                self.clear()
 
     def lines(self, now: float) -> list[Line]:
         """Return what is in flight as lines."""
-        lines = [line for block in self._blocks.values() for line in block.lines()]
+        lines = [line for block in self._blocks.values() for line in block.lines(now)]
         if self._retry is not None:
             left = max(0.0, self._retry.at - now)
             lines.append(Line(f"⋯ {self._retry.attempt} in {left:.0f} s", Style.WARN))

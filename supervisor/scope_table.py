@@ -117,6 +117,12 @@ class ScopeTable:
         """Return the rows of all homes, of the dead too; raises Internal and mends nothing."""
         return tuple(self._now().rows.values())
 
+    @contextmanager
+    def frozen(self) -> Iterator[tuple[Allocation, ...]]:
+        """Hold the table for the body and give its rows: nobody claims anything meanwhile."""
+        with self._locked():
+            yield tuple(self._load().rows.values())
+
     def is_live(self, pod: str) -> bool:
         """Whether a row of this home's pod has a holder that is not proven dead."""
         row = next((r for r in self.list() if r.key == self._key(pod)), None)

@@ -32,8 +32,13 @@ async def submit(
     timeout_s: float | None,
     on_text: Callable[[str], None],
     on_busy: Callable[[], None],
+    on_told: Callable[[Told], None],
 ) -> RunDone | None:
-    """Submit a run and, with `wait`, follow it to its end; raises its refusal, or Timeout."""
+    """Submit a run and, with `wait`, follow it to its end; raises its refusal, or Timeout.
+
+    `on_told` gets the pod's snapshot, then all that it tells from the run's first event to its end,
+    and what was lost of that.
+    """
     method = m.Run(input=segments)
     patience_s = PATIENCE_S if timeout_s is None else timeout_s
     if not wait:
@@ -50,13 +55,18 @@ async def submit(
                 source, told = await client.next_of(queue)
                 if isinstance(told, Synced):
                     synced.add(source)
+                    if source == pod:
+                        on_told(told)
             follower.request_id = await _send_when_free(client, pod, method, patience_s, on_busy)
             while True:
                 source, told = await client.next_of(queue)
+                was_ours = follower.ours
                 if isinstance(told, Synced) and told.again and source == pod:
                     done = await _look_in_log(client, pod, follower.request_id)
                 else:
                     done = follower.take(source, told)
+                if source == pod and (was_ours or follower.ours):
+                    on_told(told)
                 if done is not None:
                     return done
     except TimeoutError:

@@ -11,7 +11,10 @@ it vanished from the log.
     stream ────► take ──► nothing; `live` changes        one above it: a gap, said
     fleet ─────► take ──► what became of the pod      a cut, or a changed tail, moves it back, said
 
-Lines that were printed cannot be taken back: that an entry is gone is a line, too.
+Lines that were printed cannot be taken back: that an entry is gone is a line, too. A new segment
+begins with a note of where it comes from; what it repeats of the one before (its history, the
+entries it carried over) is drawn to a newcomer alone. A viewer that was away while the history went
+on in other segments asks for what it missed of each, as far as `before` leads back.
 """
 
 from __future__ import annotations
@@ -24,10 +27,28 @@ from protocol import entries as en
 from protocol import events as ev
 from protocol.entries import Usage
 from protocol.snapshot import TAIL_ENTRIES, AlertRecord, Snapshot
-from protocol.status import AlertLevel, Flag, PodStatus
+from protocol.status import Flag, PodStatus
 from protocol.watch import Deliver, Gap, Synced
-from supervisor.drawing import Line, Style, draw_entry, failure, note, one_line
+from supervisor.drawing import (
+    Line,
+    Style,
+    draw_entry,
+    draw_segment_start,
+    failure,
+    note,
+    one_line,
+)
 from supervisor.in_flight import Live
+from supervisor.telling import (
+    context_words,
+    draw_alert,
+    draw_approval,
+    draw_budget,
+    draw_failed_compaction,
+    draw_trouble,
+    entry_of,
+    usage_words,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +60,15 @@ class Missing:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Entries of an earlier segment, from `first` on, that a snapshot's segment continues."""
+
+    segment_id: str
+    first: int
+    entries: tuple[en.Entry, ...]
+
+
 class Transcript:
     """One pod as a viewer shows it; with `everything` its whole segment, not only the tail.
 
@@ -48,18 +78,24 @@ class Transcript:
     def __init__(self, pod: str, *, everything: bool = False) -> None:
         self.pod = pod
         self.status: PodStatus | None = None
+        self.with_thoughts = False
+        self.last_thought: en.Reasoning | None = None
         self._everything = everything
         self._incarnation: int | None = None
         self._unreachable = False
         self._flags: tuple[Flag, ...] = ()
         self._usage = Usage()
-        self._context_tokens = 0
+        self._context_tokens: int | None = 0
         self._context_window = 0
+        self._compacting = False
         self._segment: str | None = None
         self._next = 0
+        self._carried = 0
+        self._been: set[str] = set()
         self._drawn: deque[tuple[int, en.Entry]] = deque(maxlen=2 * TAIL_ENTRIES)
         self._calls: dict[str, str] = {}
         self._alerts: set[AlertRecord] = set()
+        self._said = ""
         self._failure: Line | None = None
         self._live = Live()
 
@@ -73,17 +109,44 @@ class Transcript:
         end = snapshot.head_entries - len(snapshot.tail)
         return Missing(snapshot.segment_id, first, end) if first < end else None
 
+    def before(self, first: en.Entry) -> Missing | None:
+        """Return what is not drawn yet of the segment that another one, beginning so, continues.
+
+        None where nothing is missing, or where a rewind went back to what was drawn long ago. A
+        newcomer misses all of it where everything is wanted.
+        """
+        ref = first.continues if isinstance(first, en.SegmentStart) else None
+        if ref is None or ref.at_entry is None or (self._segment is None and not self._everything):
+            return None
+        if ref.segment_id == self._segment:
+            start = self._next
+        elif ref.segment_id in self._been:
+            return None
+        else:
+            start = 0
+        return Missing(ref.segment_id, start, ref.at_entry) if start < ref.at_entry else None
+
     def sync(
-        self, incarnation: int, snapshot: Snapshot, earlier: Sequence[en.Entry] = ()
+        self,
+        incarnation: int,
+        snapshot: Snapshot,
+        earlier: Sequence[en.Entry] = (),
+        passages: Sequence[Passage] = (),
     ) -> list[Line]:
         """Take a snapshot and return what is not drawn yet.
 
-        `earlier` is all that `missing` asked for, or nothing.
+        `earlier` is all that `missing` asked for, or nothing; `passages` are what `before` asked
+        for, oldest first.
         """
         is_first = self._incarnation is None
         start = snapshot.head_entries - len(snapshot.tail) - len(earlier)
         rows = list(enumerate((*earlier, *snapshot.tail), start))
         lines = self._greet(incarnation, snapshot)
+        with_history = is_first
+        for passage in passages:
+            for index, entry in enumerate(passage.entries, passage.first):
+                lines += self._commit(passage.segment_id, index, entry, with_history=with_history)
+            with_history = False
         if snapshot.segment_id is not None:
             lines += self._move_to(snapshot.segment_id, snapshot.head_entries, rows)
         alerts = [alert for alert in snapshot.alerts if alert not in self._alerts]
@@ -91,12 +154,15 @@ class Transcript:
             alerts = [alert for alert in alerts if alert.timestamp_ms >= rows[0][1].ts]
         for index, entry in rows:
             while alerts and alerts[0].timestamp_ms < entry.ts:
-                lines.append(_draw_alert(alerts.pop(0)))
-            lines += self._commit(snapshot.segment_id or "", index, entry, with_history=is_first)
-        lines += map(_draw_alert, alerts)
+                lines.append(draw_alert(alerts.pop(0)))
+            lines += self._commit(
+                snapshot.segment_id or "", index, entry, with_history=with_history
+            )
+        lines += map(draw_alert, alerts)
         self._alerts = set(snapshot.alerts)
         self._incarnation = incarnation
         self._unreachable = False
+        self._compacting = Flag.BUSY in snapshot.flags
         self._usage = snapshot.usage
         self._context_tokens = snapshot.greeting.context_tokens
         self._context_window = snapshot.greeting.context_window
@@ -120,8 +186,9 @@ class Transcript:
             kept = min(head, self._next)
             changed = (index for index, entry in rows if drawn.get(index, entry) != entry)
             return self._cut(next(changed, kept), "the history was changed meanwhile")
-        lines = [note("the session goes on in another segment")] if self._segment else []
-        self._begin_segment(segment_id)
+        if self._segment and rows and isinstance(rows[0][1], en.SegmentStart):
+            return []  # it says itself where it comes from
+        lines = self._begin_segment(segment_id)
         if self._incarnation is None and rows and rows[0][0] > 0:
             self._next = rows[0][0]
             lines.append(note(f"{self._next} earlier entries: podsup attach {self.pod} --all"))
@@ -148,26 +215,37 @@ class Transcript:
             case ev.LogEvent():
                 entry = entry_of(event)
                 if isinstance(event, ev.EntryEvent) and event.block is not None:
-                    self._live.settle(event.block, entry)
-                return self._commit(event.segment_id, event.index, entry)
+                    self._live.settle(event.block, entry, now)
+                return self._commit(event.segment_id, event.index, entry, is_live=True)
             case ev.LogCut(segment_id=segment_id, head_entries=head, reason=reason):
                 why = "the run had shown nothing" if reason == "rollback" else "rewound"
+                if reason != "rollback":
+                    self._context_tokens = None
                 return self._cut(head, why) if segment_id == self._segment else []
             case ev.StreamEvent():
                 self._live.take(event, now)
-                return _draw_trouble(event)
+                return draw_trouble(event)
             case _:
                 return self._on_state(event)
 
     def _commit(
-        self, segment_id: str, index: int, entry: en.Entry | None, *, with_history: bool = False
+        self,
+        segment_id: str,
+        index: int,
+        entry: en.Entry | None,
+        *,
+        with_history: bool = False,
+        is_live: bool = False,
     ) -> list[Line]:
-        """Draw the entry at its position, unless it is drawn; None is one that cannot be had."""
-        if segment_id != self._segment:
-            self._begin_segment(segment_id)
-        if index < self._next:
-            return []
+        """Draw the entry at its position, unless it is drawn; None is one that cannot be had.
+
+        One that `is_live` came right after those before it; nothing lies between.
+        """
         lines: list[Line] = []
+        if segment_id != self._segment:
+            lines += self._begin_segment(segment_id, entry, is_live=is_live)
+        if index < self._next:
+            return lines
         if index > self._next:
             missed = f"gap: entries {self._next} to {index - 1} are not shown"
             lines.append(note(missed, Style.WARN))
@@ -175,8 +253,19 @@ class Transcript:
         if entry is None:
             return [*lines, Line(f"· entry {index} is too large to show", Style.DIM)]
         self._drawn.append((index, entry))
-        lines += draw_entry(entry, self._calls, with_history=with_history)
+        if isinstance(entry, en.SegmentStart):
+            if entry.continues is not None:
+                self._been.add(entry.continues.segment_id)
+            if not with_history:
+                return lines
+        elif index < self._carried:
+            return lines
+        lines += draw_entry(
+            entry, self._calls, with_history=with_history, with_thoughts=self.with_thoughts
+        )
         match entry:
+            case en.AssistantItem(item=en.Reasoning() as thought):
+                self.last_thought = thought
             case en.AssistantItem(item=en.ToolCall(call_id=call_id, name=name)):
                 self._calls[call_id] = name
             case en.ToolResultEntry(item=result):
@@ -187,15 +276,42 @@ class Transcript:
                 self._failure = lines[-1]
         return lines
 
-    def _begin_segment(self, segment_id: str) -> None:
-        self._segment, self._next = segment_id, 0
+    def _begin_segment(
+        self, segment_id: str, first: en.Entry | None = None, *, is_live: bool = False
+    ) -> list[Line]:
+        """Go to another segment; returns where it comes from, to one who has seen another."""
+        seen, at = self._segment, self._next
+        self._segment, self._next, self._carried = segment_id, 0, 0
         self._drawn.clear()
+        if seen is None:
+            return []
+        self._been.add(seen)
+        ref = first.continues if isinstance(first, en.SegmentStart) else None
+        if not isinstance(first, en.SegmentStart) or ref is None:
+            return [note("the session goes on in another segment")]
+        lines: list[Line] = []
+        drawn = at - (ref.at_entry or 0) if ref.segment_id == seen else 0
+        self._carried = _repeated(first, drawn)
+        since = "goes on in a new segment"
+        if ref.segment_id not in self._been and not is_live:
+            lines.append(note("gap: what came between is not shown", Style.WARN))
+        elif ref.segment_id != seen:
+            since = f"rewound: goes on from turn {ref.at_turn_index}, in a new segment"
+        elif ref.at_entry is not None and ref.at_entry > at:
+            missed = f"gap: entries {at} to {ref.at_entry - 1} are not shown"
+            lines.append(note(missed, Style.WARN))
+        elif ref.at_entry is not None and ref.at_entry < at:
+            since += f": the last {at - ref.at_entry} entries are taken back"
+        if first.compacted_from is not None or ref.segment_id != seen:
+            self._context_tokens = None  # the next request measures it
+        return lines + draw_segment_start(first, self._calls, since=since)
 
     def _cut(self, head: int, why: str) -> list[Line]:
         gone = self._next - head
         if gone <= 0:
             return []
         self._next = head
+        self._carried = min(self._carried, head)
         while self._drawn and self._drawn[-1][0] >= head:
             self._drawn.pop()
         return [note(f"{why}: the last {gone} entries are taken back")]
@@ -206,27 +322,37 @@ class Transcript:
                 return self._set_status(status, flags)
             case ev.RunEnd():
                 self._live.clear()
+                self._compacting = False
             case ev.ErrorEvent(code=code, message=message):
                 return self._fail(failure(code, message))
             case ev.UsageEvent(context_tokens=tokens):
                 self._context_tokens = tokens
                 figures = {name: getattr(event, name) for name in Usage.model_fields}
                 self._usage = self._usage.plus(Usage(**figures))
-            case ev.Alert():
+            case ev.Alert(message=message):
+                self._said = message
                 fields = {name: getattr(event, name) for name in AlertRecord.model_fields}
                 if (alert := AlertRecord(**fields)) not in self._alerts:
                     self._alerts.add(alert)
-                    return [_draw_alert(alert)]
+                    return [draw_alert(alert)]
             case ev.CompactStart():
-                return [note("compacting the history")]
-            case ev.CompactFailed(error=error):
-                return [note(f"compaction failed, nothing changed: {error}", Style.WARN)]
+                self._compacting = True
+            case ev.CompactDone():
+                self._compacting = False  # the new segment says what became of the history
+            case ev.RewindApplied(summary=summary) if summary.tools_ran:
+                calls = (
+                    "1 tool call" if summary.tools_ran == 1 else f"{summary.tools_ran} tool calls"
+                )
+                return [note(f"the effects of {calls} stay", Style.WARN)]
+            case ev.CompactFailed():
+                self._compacting = False
+                return draw_failed_compaction(event, self._said)
             case ev.ScopeDenied(path=path, layer=layer):
                 return [note(f"refused by its scope ({layer}): {path}", Style.WARN)]
-            case ev.Budget(kind=kind, used=used, limit=limit):
-                return [note(f"budget {kind}: {used:g} of {limit:g} used", Style.WARN)]
-            case ev.ApprovalRequested(id=asked, tool=tool, summary=summary):
-                return [note(f"waits for a person ({asked}): {tool} {summary}", Style.WARN)]
+            case ev.Budget():
+                return draw_budget(event)
+            case ev.ApprovalRequested():
+                return draw_approval(event)
             case ev.Shutdown():
                 return [note(f"{self.pod} leaves")]
             case ev.UnknownEvent(name=name):
@@ -258,6 +384,7 @@ class Transcript:
                 return [note(f"{pod} was not heard of for {silence_s:.0f} s", Style.WARN)]
             case ev.PodExited(cause=cause):
                 self._live.clear()
+                self._compacting = False
                 self.status = PodStatus.STOPPING
                 return [note(f"{pod} exited: {cause}")]
             case ev.PodBackoff(wait_s=wait_s, attempt=attempt):
@@ -277,59 +404,28 @@ class Transcript:
     # -- what is shown beside the lines
 
     def live(self, now: float) -> list[Line]:
-        """Return what is not committed yet, and the countdown of a retry."""
-        return self._live.lines(now)
+        """Return what is not committed yet, the countdown of a retry, and a compaction."""
+        lines = self._live.lines(now)
+        if self._compacting:
+            lines.append(Line("⋯ compacting the history", Style.NOTE))
+        return lines
 
     def status_line(self) -> str:
         """Return the pod's status, how full its context is and what it has used."""
         status = "unreachable" if self._unreachable else self.status or "…"
         words = [self.pod, " ".join((status, *self._flags))]
         if self._context_window:
-            share = 100 * self._context_tokens / self._context_window
-            window = f"{_count(self._context_tokens)} of {_count(self._context_window)}"
-            words.append(f"context {share:.0f}% ({window})")
-        usage = self._usage
-        words.append(f"in {_count(usage.input_tokens)} out {_count(usage.output_tokens)}")
-        if usage.cost_usd is not None:
-            words.append(f"${usage.cost_usd:.4f}")
+            words.append(context_words(self._context_tokens, self._context_window))
+        words += usage_words(self._usage)
         return " · ".join(words)
 
 
-def entry_of(event: ev.LogEvent) -> en.Entry | None:
-    """Return the committed entry that a log event stands for; None where it was left out."""
-    match event:
-        case ev.LogEvent(omitted=int()):
-            return None
-        case ev.UserMessage(segments=segments):
-            return en.UserInput(ts=event.ts, segments=segments)
-        case ev.SystemItemEvent(item=item) if item is not None:
-            return en.SystemItemEntry(ts=event.ts, item=item)
-        case ev.InvokeStart(trigger=trigger, request_id=request_id):
-            return en.Invoke(ts=event.ts, trigger=trigger, request_id=request_id)
-        case ev.SegmentRotated(entry=entry) | ev.EntryEvent(entry=entry):
-            return entry
-        case _:
-            return None
+def _repeated(start: en.SegmentStart, drawn: int) -> int:
+    """Return where a new segment goes on with what its viewer has not seen.
 
-
-def _draw_trouble(event: ev.StreamEvent) -> list[Line]:
-    match event:
-        case ev.LlmRetry(failed_attempt=failed, max_attempts=most, wait_ms=wait_ms):
-            status = f"HTTP {event.status}" if event.status else ""
-            why = one_line(": ".join(filter(None, (status, event.error))))
-            following = f"the next in {wait_ms / 1000:.1f} s"
-            return [Line(f"! attempt {failed} of {most} failed ({why}); {following}", Style.WARN)]
-        case ev.LlmContinuation(attempt=attempt, max_attempts=most, reason=reason):
-            broke = f"! the stream broke ({one_line(reason)})"
-            return [Line(f"{broke}; going on, {attempt} of {most}", Style.WARN)]
-        case _:
-            return []
-
-
-def _draw_alert(alert: AlertRecord) -> Line:
-    style = Style.ERROR if alert.level is AlertLevel.ERROR else Style.WARN
-    return Line(f"! {alert.source}: {one_line(alert.message, 500)}", style)
-
-
-def _count(tokens: int) -> str:
-    return f"{tokens / 1000:.0f}k" if tokens >= 10_000 else str(tokens)
+    `drawn` entries were drawn behind the place that it comes from: the beginning of a run, which
+    the segment repeats.
+    """
+    if start.carried is None:
+        return 1
+    return 1 + start.carried.entries + min(start.carried.run_entries, max(0, drawn))

@@ -95,12 +95,31 @@ def found_command(name: str) -> click.Command:
     return command
 
 
+def found_below(name: str, rest: list[str]) -> tuple[click.Command, list[str]]:
+    """Return a command, that of a group where one is named, and what follows it."""
+    command = found_command(name)
+    while isinstance(command, click.Group) and rest and rest[0].islower():
+        assert rest[0] in command.commands, f"there is no command `podsup {name} {rest[0]}`"
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command, rest
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its whole name, those of groups, too."""
+    for name in COMMANDS:
+        command = found_command(name)
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", one) for below, one in command.commands.items())
+
+
 def check_synopsis(line: str) -> None:
     """Check the command and the options of a line that may have brackets and placeholders."""
     name, rest = command_of(line.split()[1:])
     if name is None or not name.islower():  # podsup COMMAND …
         return
-    known = {option for param in found_command(name).params for option in param.opts}
+    command, rest = found_below(name, rest)
+    known = {option for param in command.params for option in param.opts}
     known |= {"--help", "-h"}
     for word in rest:
         option = word.strip("[]()…,").partition("=")[0]
@@ -112,7 +131,8 @@ def check_command(line: str) -> None:
     """Check a line that is meant to be typed: click takes it."""
     name, rest = command_of(shlex.split(line, comments=True)[1:])
     assert name is not None, line
-    with found_command(name).make_context(name, rest, obj=App()):
+    command, rest = found_below(name, rest)
+    with command.make_context(name, rest, obj=App()):
         pass
 
 
@@ -140,7 +160,13 @@ def test_every_command_of_a_document_exists_with_its_options(document: Path) -> 
 
 
 def test_a_command_that_does_not_exist_is_found() -> None:
-    for line in ("podsup fly alice", "podsup ps --wings", "podsup -x ps"):
+    for line in (
+        "podsup fly alice",
+        "podsup ps --wings",
+        "podsup -x ps",
+        "podsup session fly",
+        "podsup session fsck alice --wings",
+    ):
         with pytest.raises(AssertionError, match=r"no (command|option)"):
             check_synopsis(line)
     with pytest.raises(click.UsageError):
@@ -149,9 +175,9 @@ def test_a_command_that_does_not_exist_is_found() -> None:
 
 def test_the_command_page_names_every_command_and_every_option() -> None:
     text = (PROJECT / "docs/cli.md").read_text()
-    for name in COMMANDS:
+    for name, command in every_command():
         assert f"`podsup {name}" in text, f"podsup {name} is not in docs/cli.md"
-        for param in found_command(name).params:
+        for param in command.params:
             if isinstance(param, click.Option):
                 known = "|".join(map(re.escape, param.opts))
                 told = re.search(rf"(?<![\w-])({known})(?![\w-])", text)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from podproc.engine.estimate import item_tokens
+from podproc.engine.history import FILE_NOW, SUMMARY
 from podproc.engine.text import cut_text
 from protocol.entries import Item, LlmUsage, Message, Reasoning, ToolCall, ToolResult
 
@@ -178,11 +179,11 @@ def read_summary(answer: str, touched: Iterable[str]) -> Summary:
 
 
 def new_history(
-    summary: str, files: Iterable[tuple[str, str]], open_tasks: str | None, tail: Iterable[Item]
+    summary: str, files: Iterable[str], open_tasks: str | None, tail: Iterable[Item]
 ) -> tuple[Item, ...]:
-    """Return what the model is asked with from now on; `files` are (path, content)."""
-    told = [f"The session so far, summarised; what was said before is not shown.\n\n{summary}"]
-    told += [f"The file {path}, as it is now:\n\n{content}" for path, content in files]
+    """Return what the model is asked with from now on; `files` are blocks of text."""
+    told = [f"{SUMMARY}; what was said before is not shown.\n\n{summary}"]
+    told += [f"{FILE_NOW}:\n\n{block}" for block in files]
     told += [open_tasks] if open_tasks else []
     return (*(Message(role="system", content=text) for text in told), *tail)
 

@@ -20,6 +20,8 @@ NOT_STARTED = "interrupted before it started: it had no effect"
 _CUT_SHORT = "The previous run was not finished: "
 NOTES = {
     "user": _CUT_SHORT + "the user stopped it.",
+    "shutdown": _CUT_SHORT + "the process was shut down.",
+    "reason": _CUT_SHORT + "it was stopped: {detail}",
     "failure": _CUT_SHORT + "it ended with an error: {detail}",
     "crash": _CUT_SHORT + "a crash of the process cut it.",
 }
@@ -52,7 +54,10 @@ def in_call_order(items: Iterable[Item]) -> tuple[Item, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Why the last run was not finished: `user`, `failure` (with its message) or `crash`."""
+    """Why the last run was not finished: `user`, `shutdown`, `crash`, or a word of `NOTES`.
+
+    `detail` is the message of a `failure`, and the words of any other `reason`.
+    """
 
     cause: str
     detail: str = ""
@@ -77,6 +82,20 @@ def closing_results(unanswered: Sequence[ToolCall], started: Iterable[str]) -> l
 def interrupt_note(cut: Cut) -> SystemItem:
     """Return the note that tells the model the true cause."""
     return SystemItem(kind="interrupt", body=NOTES[cut.cause].format(detail=cut.detail))
+
+
+SUMMARY = "The session so far, summarised"
+FILE_NOW = "A file as it is now"
+OPEN_TASKS = "Open tasks:"
+
+
+def is_carried_over(item: Item) -> bool:
+    """Whether this stands for what a compaction has taken away: nobody has just said it."""
+    return (
+        isinstance(item, Message)
+        and item.role == "system"
+        and item.content.startswith((SUMMARY, FILE_NOW, OPEN_TASKS))
+    )
 
 
 def is_interrupt_note(item: Item) -> bool:

@@ -21,10 +21,24 @@ from protocol.manifest import Reasoning as Effort
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """One request; `items` is the projected history, results in call order. `used`.
+class Reach:
+    """How a provider is reached; the key is shown nowhere. `base_url` None is the provider's own.
 
-    See the scripted model.
+    `context_window` in tokens.
+    """
+
+    model_id: str
+    api_key: str = field(repr=False)
+    base_url: str | None = None
+    context_window: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One request; `items` is the projected history, results in call order.
+
+    `cache_key` is alike for all requests that begin alike: the segment's id. `used` is for the
+    scripted model.
     """
 
     system_prompt: str
@@ -33,6 +47,7 @@ class ModelRequest:
     max_tokens: int = 8192
     temperature: float | None = None
     reasoning: Effort | None = None
+    cache_key: str = ""
     used: frozenset[int] = frozenset()
 
 
@@ -172,6 +187,9 @@ class Model(Protocol):
 
     def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         """Make the request; closing the iterator closes the connection."""
+
+    async def close(self) -> None:
+        """Close what is kept open between requests."""
 
 
 @dataclass(slots=True)

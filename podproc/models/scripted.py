@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from podproc.engine.history import is_interrupt_note
+from podproc.engine.history import is_carried_over, is_interrupt_note
 from podproc.models.base import (
     CallArgs,
     CallDone,
@@ -81,6 +81,9 @@ class ScriptedModel:
             StopReason.TOOL_USE if answer.tool_calls else StopReason.END_TURN
         )
         yield Ended(reason.value)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
 
     def _choose(self, request: ModelRequest) -> tuple[int, ScriptedAnswer]:
         new = _new_input(request.items)
@@ -189,10 +192,10 @@ def _is_answer(item: Item) -> bool:
 
 
 def _new_input(items: tuple[Item, ...]) -> list[Item]:
-    """What came since the model's previous answer, or since a run that was given up, in order."""
+    """What came since the previous answer, since a run that was given up, or since a summary."""
     new: list[Item] = []
     for item in reversed(items):
-        if _is_answer(item) or is_interrupt_note(item):
+        if _is_answer(item) or is_interrupt_note(item) or is_carried_over(item):
             break
         new.append(item)
     return new[::-1]

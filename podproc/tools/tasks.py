@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from podproc.engine.history import OPEN_TASKS
 from podproc.tools.base import Call, Tool, ToolArgs, ToolFailure, ToolResult
 from podproc.tools.task_list import (
     MOST_DESCRIPTION,
@@ -124,7 +125,7 @@ class Tasks:
     def open_text(self) -> str | None:
         """Return the open tasks as text, for a history that begins anew; None without any."""
         tasks = self._open_tasks()
-        return "\n".join(["Open tasks:", *_lines(tasks)]) if tasks else None
+        return "\n".join([OPEN_TASKS, *_lines(tasks)]) if tasks else None
 
     def _open_tasks(self) -> tuple[Task, ...]:
         try:

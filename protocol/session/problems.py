@@ -55,7 +55,8 @@ class LogDamaged(LogProblem):
             f"session log {file} is damaged at line {line}, byte {offset}",
             file=file,
             cause=cause,
-            next_step="podsup doctor; podsup start --fresh files the session away and begins anew",
+            next_step="podsup session fsck POD --repair moves what is bad aside; "
+            "podsup start --fresh files the session away and begins anew",
             line=line,
             offset=offset,
         )

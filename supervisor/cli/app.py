@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "why": ("look", "Show how a pod came to its state."),
     "locks": ("look", "Show who may write where."),
     "logs": ("logs", "Show what a pod's process printed."),
+    "session": ("session", "Show, export, repair or replay a pod's history."),
     "events": ("events", "Show the fleet's events."),
     "stop": ("lifecycle", "Stop pods."),
     "kill": ("lifecycle", "Kill pods with everything they started."),
@@ -129,18 +130,33 @@ output_option = _option(
 )
 
 
-def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a command that gets the `App` first; `example` is shown by --help and runs."""
+form_option = _option(
+    "-o", "output", take=_take_output, type=click.Choice(OUTPUTS), help="The form of the result."
+)
+"""The same for a command whose --output is a file."""
+
+
+def command(
+    name: str,
+    *,
+    example: str,
+    short: str | None = None,
+    form: Callable[[Any], Any] = output_option,
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command that gets the `App` first; `example` is shown by --help and runs.
+
+    `short` is what a list of commands says of one that is part of a group.
+    """
 
     def wrap(function: Callable[..., None]) -> click.Command:
         made = click.command(
             name,
-            short_help=COMMANDS[name][1],
+            short_help=short or COMMANDS[name][1],
             epilog=f"Example: {example}",
             help=function.__doc__,
             context_settings={"help_option_names": ["-h", "--help"]},
         )
-        return made(output_option(click.pass_obj(function)))
+        return made(form(click.pass_obj(function)))
 
     return wrap
 

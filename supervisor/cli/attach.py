@@ -12,7 +12,7 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,17 +23,21 @@ from protocol.entries import Entry
 from protocol.errors import PodsupError, Unreachable
 from protocol.snapshot import FleetSnapshot, Snapshot
 from protocol.status import ENDED
-from protocol.watch import Deliver, Gap, Synced
+from protocol.watch import Deliver, Synced
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import with_client
+from supervisor.cli.rows import row_of
 
 if TYPE_CHECKING:
     from supervisor.client import AsyncClient
     from supervisor.drawing import Line
-    from supervisor.transcript import Missing, Transcript
+    from supervisor.transcript import Missing, Passage, Transcript
     from supervisor.watcher import Told
 
 PAGE = 1000
+
+MOST_SEGMENTS = 20
+"""How many segments that were missed are fetched; what was before them is a gap that is told."""
 
 
 @command("attach", example="podsup attach alice --once")
@@ -44,7 +48,8 @@ def attach(app: App, pod: str, everything: bool, once: bool) -> None:
     """Show a pod's history, then what it does; type to run.
 
     Ctrl-C pauses a run; twice, or while nothing runs, it detaches; so does Ctrl-D. The pod goes on.
-    A paste of several lines is one message. /help names the commands.
+    A paste of several lines is one message. Tab completes @path, #page and /workflow. /help names
+    the commands: /compact, /rewind, /thinking, …
 
     Without a terminal it follows only, until the pod is stopped or failed (exit code 3), its
     supervisor is gone (4), or a signal comes. With -o jsonl it prints snapshots and events as JSON
@@ -79,7 +84,7 @@ async def _print_lines(client: AsyncClient, pod: str, everything: bool, once: bo
 async def _print_events(app: App, client: AsyncClient, pod: str, once: bool) -> None:
     async with aclosing(told_of(client, pod)) as feed:
         async for told in feed:
-            row = _row_of(told)
+            row = row_of(told)
             if row is not None and app.output == "jsonl":
                 app.out.line(row)
             elif row is not None and _is_snapshot(told):
@@ -140,7 +145,9 @@ async def draw(client: AsyncClient, transcript: Transcript, told: Told) -> list[
             snapshot = Snapshot.from_wire(body)
             missing = transcript.missing(snapshot)
             earlier = await _entries(client, transcript.pod, missing) if missing else ()
-            return transcript.sync(header.incarnation, snapshot, earlier)
+            first = next(iter((*earlier, *snapshot.tail)), None)
+            passages = await _passages(client, transcript, first) if first else []
+            return transcript.sync(header.incarnation, snapshot, earlier, passages)
         case Deliver(header=header, event=ev.LogEvent(omitted=int()) as event):
             told = Deliver(header, await _completed(client, transcript.pod, event))
     return transcript.take(told, asyncio.get_running_loop().time())
@@ -163,6 +170,20 @@ async def _entries(client: AsyncClient, pod: str, wanted: Missing) -> tuple[Entr
             return ()
         entries += history.entries
     return tuple(entries)
+
+
+async def _passages(client: AsyncClient, transcript: Transcript, first: Entry) -> list[Passage]:
+    """Return what was missed of the segments before the one that begins so, oldest first."""
+    from supervisor.transcript import Passage
+
+    passages: list[Passage] = []
+    while len(passages) < MOST_SEGMENTS and (wanted := transcript.before(first)) is not None:
+        entries = await _entries(client, transcript.pod, wanted)
+        if not entries:
+            break
+        passages.insert(0, Passage(wanted.segment_id, wanted.first, entries))
+        first = entries[0]
+    return passages
 
 
 async def _completed(client: AsyncClient, pod: str, event: ev.LogEvent) -> ev.LogEvent:
@@ -198,29 +219,3 @@ def _raise_if_ended(pod: str, told: Told) -> None:
 
 def _ended(pod: str, how: str) -> Unreachable:
     return Unreachable(f"pod {pod} is {how}", next_step=f"podsup why {pod}", pod=pod)
-
-
-def _row_of(told: Told) -> dict[str, Any] | None:
-    match told:
-        case Synced(header=header, body=body) if header.epoch is None:
-            return {"type": "snapshot", "incarnation": header.incarnation, "data": body}
-        case Gap(lane=lane, first=first, last=last):
-            return {"type": "gap", "lane": lane, "from": first, "to": last}
-        case Deliver(header=header, event=event) if _is_news(told):
-            return {
-                "type": "event",
-                "pod": header.pod,
-                "incarnation": header.incarnation,
-                "lane": header.lane,
-                "seq": header.seq,
-                "ts_ms": header.ts_ms,
-                "event": event.event,
-                "data": event.to_wire(),
-            }
-        case _:
-            return None
-
-
-def _is_news(told: Deliver) -> bool:
-    """Whether it is the pod's own word, or the fleet's; not the pod's, passed on by the fleet."""
-    return told.header.epoch is None or told.header.seq == 0

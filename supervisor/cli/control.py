@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from protocol import events as ev
 from protocol import methods as m
-from protocol.errors import InvalidRequest, Timeout
+from protocol.errors import Timeout
 from protocol.segments import flatten
 from protocol.status import PodStatus
 from protocol.watch import Deliver, Synced
 from supervisor.cli.app import App, command
-from supervisor.cli.asking import with_client
+from supervisor.cli.asking import asked, helped, interrupted, with_client
+from supervisor.cli.output import note
+from supervisor.cli.rewinding import rewind_to, row_of_target, words_of_rewound
+from supervisor.compacting import compact_and_wait
 
 if TYPE_CHECKING:
     from supervisor.client import AsyncClient
@@ -32,7 +36,7 @@ def _accepted(app: App, verb: str, pod: str) -> None:
 @wait_option
 def pause(app: App, pod: str, wait: bool) -> None:
     """Stop a pod's run and keep it resumable. A run without output yet is taken back."""
-    with_client(app, lambda client: _stop(client, pod, m.Pause(), wait))
+    with_client(app, lambda client: helped(client, pod, _stop(client, pod, m.Pause(), wait)))
     _accepted(app, "pause", pod)
 
 
@@ -40,7 +44,7 @@ def pause(app: App, pod: str, wait: bool) -> None:
 @click.argument("pod")
 def resume(app: App, pod: str) -> None:
     """Continue a paused run."""
-    with_client(app, lambda client: client.send(pod, m.Resume()))
+    with_client(app, lambda client: asked(client, pod, m.Resume()))
     _accepted(app, "resume", pod)
 
 
@@ -49,16 +53,38 @@ def resume(app: App, pod: str) -> None:
 @wait_option
 def cancel(app: App, pod: str, wait: bool) -> None:
     """Stop a pod's run, or give up a paused one."""
-    with_client(app, lambda client: _stop(client, pod, m.Cancel(), wait))
+    with_client(app, lambda client: helped(client, pod, _stop(client, pod, m.Cancel(), wait)))
     _accepted(app, "cancel", pod)
 
 
 @command("compact", example="podsup compact alice")
 @click.argument("pod")
-def compact(app: App, pod: str) -> None:
-    """Compact a pod's history now; the pod must be idle."""
-    with_client(app, lambda client: client.send(pod, m.Compact()))
-    _accepted(app, "compact", pod)
+@wait_option
+@click.option("--timeout", type=float, help="Seconds to wait (default: as long as it takes).")
+def compact(app: App, pod: str, wait: bool, timeout: float | None) -> None:
+    """Compact a pod's history now; the pod must be idle.
+
+    With --wait it returns when the history is compacted, or with 1 when nothing was changed.
+    """
+    if not wait:
+        with_client(app, lambda client: asked(client, pod, m.Compact()))
+        _accepted(app, "compact", pod)
+        return
+    try:
+        done = with_client(
+            app, lambda client: helped(client, pod, compact_and_wait(client, pod, timeout))
+        )
+    except KeyboardInterrupt:
+        interrupted(app, f"the compaction of {pod} goes on", f"podsup cancel {pod}")
+    app.out.text(
+        {
+            "pod": pod,
+            "segment_id": done.segment_id,
+            "context_tokens_before": done.tokens_before,
+            "context_tokens_after": done.tokens_after,
+        },
+        f"{pod}: compacted, {done.tokens_before} tokens of context are {done.tokens_after} now",
+    )
 
 
 @command("rewind", example="podsup rewind alice --list")
@@ -66,43 +92,29 @@ def compact(app: App, pod: str) -> None:
 @click.option("--list", "show", is_flag=True, help="Show what can be rewound to, newest first.")
 @click.option("--to", "turn", type=int, metavar="N", help="Take back this input and what followed.")
 def rewind(app: App, pod: str, show: bool, turn: int | None) -> None:
-    """Take back an input and everything after it. Effects of tools on files stay."""
+    """Take back an input and everything after it. Effects of tools on files stay.
+
+    What is printed is the input that was taken back.
+    """
     if show == (turn is not None):
         raise click.UsageError("either --list or --to N")
     if turn is None:
         _list_targets(app, pod)
         return
-
-    async def apply(client: AsyncClient) -> m.Rewound:
-        listed: m.RewindTargets = await client.send(pod, m.ListRewindTargets())
-        target = next((t for t in listed.targets if t.turn_index == turn), None)
-        if target is None:
-            raise InvalidRequest(
-                f"pod {pod} has no input {turn}", next_step=f"podsup rewind {pod} --list"
-            )
-        rewound: m.Rewound = await client.send(
-            pod,
-            m.RewindTo(
-                target=m.RewindTargetId(
-                    segment_id=target.segment_id,
-                    user_input_entry_index=target.user_input_entry_index,
-                ),
-                expected_head_entries=listed.head_entries,
-            ),
-        )
-        return rewound
-
-    done = with_client(app, apply)
+    number = turn
+    done = with_client(app, lambda client: helped(client, pod, rewind_to(client, pod, number)))
+    for words in words_of_rewound(done):
+        note(f"{pod}: {words}")
     app.out.text(done.to_wire(), flatten(done.input))
 
 
 def _list_targets(app: App, pod: str) -> None:
     listed: m.RewindTargets = with_client(
-        app, lambda client: client.send(pod, m.ListRewindTargets())
+        app, lambda client: asked(client, pod, m.ListRewindTargets())
     )
-    data = listed.to_wire()
-    rows = ((str(t.turn_index), t.preview, t.warning or "") for t in listed.targets)
-    app.out.rows(data, "targets", ("N", "INPUT", "WARNING"), rows)
+    now_s = time.time()
+    rows = (row_of_target(target, now_s) for target in listed.targets)
+    app.out.rows(listed.to_wire(), "targets", ("N", "AGE", "INPUT", "WARNING"), rows)
 
 
 async def _stop(client: AsyncClient, pod: str, method: Any, wait: bool) -> None:

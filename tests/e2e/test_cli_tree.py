@@ -103,6 +103,7 @@ def said_something(client: Client) -> None:
 
 
 PREPARED: dict[str, Callable[[Client], None]] = {
+    "session": said_something,
     "pause": speaking,
     "resume": paused,
     "cancel": speaking,
@@ -136,19 +137,10 @@ def example_of(name: str) -> list[str]:
     return arguments
 
 
-NOT_BUILT = {"compact"}
-"""Commands whose method is answered by state, but whose work is not in this version."""
-
-NOT_AVAILABLE = "not available in this version"
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_has_an_example_and_the_example_runs(fleet_home: Home, name: str) -> None:
     arguments = example_of(name)
     prepare(fleet_home, name)
-    if name in NOT_BUILT:
-        assert NOT_AVAILABLE in fleet_home.podsup(*arguments, ok=2).stderr
-        return
     done = fleet_home.podsup(*arguments)
     assert done.stdout.strip() or name in ("logs", "attach"), "it shows something"
 
@@ -159,10 +151,6 @@ def test_example_prints_one_json_document_when_asked_for(fleet_home: Home, name:
     if "json" not in arguments:
         arguments = [*arguments, "-o", "json"]
     prepare(fleet_home, name)
-    if name in NOT_BUILT:
-        document = json.loads(fleet_home.podsup(*arguments, ok=2).stdout)
-        assert NOT_AVAILABLE in document["error"]["message"]
-        return
     document = json.loads(fleet_home.podsup(*arguments).stdout)
     assert document["schema"] == 1
     assert "error" not in document or document["error"] is None

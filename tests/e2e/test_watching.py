@@ -43,6 +43,7 @@ name = "w"
 [[pod]]
 name = "talker"
 scope = {{ allow = [{{ target = ".", permission = "write" }}] }}
+compaction = {{ auto = false }}
 [pod.model]
 scheme = "scripted"
 chars_per_s = {chars_per_s}

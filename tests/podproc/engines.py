@@ -95,6 +95,9 @@ class PlayedModel:
         finally:
             self.closed += 1
 
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
 
 class Sink:
     """A recorder that keeps everything in memory, in one list of words, and fails on order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from podproc.models.base import Model
 from podproc.pod import Pod, PostRunJob
 from protocol import methods as m
-from protocol.base import Accepted
+from protocol.base import Accepted, Wire
 from protocol.birth import Birth
 from protocol.control import Welcome
 from protocol.errors import PodsupError
@@ -42,6 +42,15 @@ class Sent:
     what: str
     id: str
     body: dict[str, Any]
+
+
+Answer = Callable[[Sent], Wire | PodsupError | None]
+"""What a request of the pod's own is answered; None: nothing at all."""
+
+
+def accept(asked: Sent) -> Wire | PodsupError | None:
+    """Answer that it was taken."""
+    return Accepted()
 
 
 class LiveNet(MemoryNet):
@@ -184,7 +193,10 @@ class Home:
 
 
 class Life:
-    """One incarnation, as its supervisor sees it."""
+    """One incarnation, as its supervisor sees it; `answers` are for what the pod asks, by method.
+
+    Its reports are the requests `pod_event`; they are taken unless told otherwise.
+    """
 
     def __init__(
         self,
@@ -194,8 +206,10 @@ class Life:
         model: Model | None = None,
         jobs: tuple[PostRunJob, ...] = (),
         welcomes: bool = True,
+        answers: Mapping[str, Answer] = {},
     ) -> None:
         self.home = home
+        self.answers: dict[str, Answer] = {"pod_event": accept, **answers}
         self.net = LiveNet()
         self.welcomes = welcomes
         self.with_welcome: Callable[[], object] = lambda: None
@@ -222,6 +236,16 @@ class Life:
             self.with_welcome()
         if header.get("method") == "claim_segment":
             self._on_claim(route, header["id"], (read_body(frames[1]) or {})["segment_id"])
+        if (answer := self.answers.get(header.get("method", ""))) is not None:
+            asked = Sent(header["method"], header["id"], read_body(frames[1]) or {})
+            if (said := answer(asked)) is not None:
+                self.reply_to(asked, said)
+
+    def reply_to(self, asked: Sent, said: Wire | PodsupError) -> None:
+        """Answer what the pod asked."""
+        is_error = isinstance(said, PodsupError)
+        body = said.to_body() if isinstance(said, PodsupError) else said
+        self._router.send(self._route, message(ReplyHeader(id=asked.id, ok=not is_error), body))
 
     def _on_claim(self, route: bytes, request_id: str, segment_id: str) -> None:
         if (refusal := self.on_claim(segment_id)) is None:
@@ -286,6 +310,18 @@ class Life:
                 f"{times} times {what}",
             )
         )[times - 1]
+
+    def upward(self) -> list[tuple[str, str]]:
+        """Return each report's id and how the run ended, or the code of its error."""
+        return [
+            (one.body["event_id"], one.body["event"].get("result") or one.body["event"]["code"])
+            for one in self.told("pod_event")
+        ]
+
+    async def tells(self, number: int) -> list[tuple[str, str]]:
+        """Return the reports once there are so many."""
+        await self.see("pod_event", number)
+        return self.upward()
 
     async def wait_for(self, probe: Callable[[], T | None], what: str) -> T:
         """Return the first truthy value; looks after each message, with a deadline."""

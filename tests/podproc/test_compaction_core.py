@@ -214,7 +214,7 @@ def test_an_answer_without_a_summary_is_empty(answer: str) -> None:
 
 def test_a_new_history_has_summary_files_tasks_and_tail_in_this_order() -> None:
     tail = ROUND[-1:]
-    items = new_history("all of it", [("/a", "one"), ("/b", "two")], "Open tasks: 1", tail)
+    items = new_history("all of it", ["/a\none", "/b\ntwo"], "Open tasks: 1", tail)
     texts = [item.content for item in items if isinstance(item, Message)]
     assert [text.splitlines()[-1] for text in texts] == [
         *("all of it", "one", "two", "Open tasks: 1", "a" * 24)

@@ -132,7 +132,13 @@ def test_nothing_open_needs_no_result() -> None:
 
 @pytest.mark.parametrize(
     ("cut", "word"),
-    [(Cut("user"), "user"), (Cut("failure", "overloaded"), "overloaded"), (Cut("crash"), "crash")],
+    [
+        (Cut("user"), "user"),
+        (Cut("failure", "overloaded"), "overloaded"),
+        (Cut("crash"), "crash"),
+        (Cut("shutdown"), "shut down"),
+        (Cut("reason", "budget"), "budget"),
+    ],
 )
 def test_the_note_says_the_true_cause(cut: Cut, word: str) -> None:
     note = interrupt_note(cut)

@@ -799,6 +799,22 @@ def test_a_fresh_run_closes_the_pause_with_a_note_of_the_true_cause(house: Home)
     assert [item.kind for item in model.requests[1].items] == ["message"] * 3
 
 
+def test_the_run_after_one_that_a_shutdown_cut_is_told_that_cause(house: Home) -> None:
+    model = PlayedModel(DONE)
+
+    async def main() -> None:
+        async with alive(house, model=PlayedModel(TALKING)) as life:
+            await life.ask(say("hi"))
+            await life.see("text_delta")
+        async with alive(house, incarnation=2, model=model) as life:
+            await life.run("go on")
+
+    drive(main())
+    note = next(e for e in house.entries() if e["kind"] == "system_item")
+    assert "shut down" in note["item"]["body"]
+    assert "user" not in note["item"]["body"]
+
+
 def test_what_a_pod_says_after_a_fresh_run_was_taken_back_is_what_it_is_after_a_restart(
     house: Home,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from podproc import pod as pod_module
+from podproc import reports as reports_module
 from podproc.models import base
 from podproc.models.base import ProviderFailure
 from podproc.pod import PodKin
@@ -360,7 +360,7 @@ def test_a_pod_without_a_parent_tells_nobody(tmp_path: Path) -> None:
 def test_a_report_that_nobody_answers_is_sent_again_the_same(
     house: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_module, "REPORT_S", 0.05)
+    monkeypatch.setattr(reports_module, "REPORT_S", 0.05)
     life: Boss
 
     def deaf_twice(request: Request) -> Wire | None:
@@ -435,7 +435,7 @@ def test_a_pod_that_leaves_in_a_run_is_gone_only_when_its_report_was_taken(house
 def test_a_report_that_nobody_takes_does_not_keep_a_pod_from_leaving(
     house: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pod_module, "REPORT_S", 0.05)
+    monkeypatch.setattr(reports_module, "REPORT_S", 0.05)
 
     async def main() -> None:
         async with raised(house, DONE, answer=lambda request: None) as life:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from podproc.recorder import Recorder
 from podproc.segments import Position, Segments
 from podproc.turn_terms import ClosePrevious, RunKind, RunPlan
 from podproc.watchers import Watchers
-from protocol.entries import ToolCall
+from protocol.entries import RunErrored, SegmentStart, ToolCall
 from protocol.lanes import Lanes
 from protocol.segments import Text
+from protocol.session.problems import LogBroken
 from protocol.session.store import SessionStore
 from protocol.snapshot import Snapshot
 from protocol.status import Trigger
@@ -115,7 +117,8 @@ def test_what_closed_the_run_before_is_published_although_the_next_could_not_beg
         head = made.record.head_entries
         with no_sync(monkeypatch), pytest.raises(MemoryError):
             begin(made.record)
-        assert made.record.head_entries == head + 1, "the result of the open call stays"
+        closed = "the end of the run before, the result of its open call and the note stay"
+        assert made.record.head_entries == head + 3, closed
         begin(made.record)
         made.record.publish_begin()
         assert made.published() == list(range(made.record.head_entries))
@@ -126,3 +129,35 @@ def test_what_waits_to_be_published_goes_before_the_next_commit(tmp_path: Path) 
         begin(made.record)
         made.record.commit_item(ToolCall(call_id="c1", name="Read", arguments="{}"))
         assert made.published() == [0, 1, 2, 3]
+
+
+def test_a_run_whose_end_could_not_be_logged_is_closed_by_the_next(tmp_path: Path) -> None:
+    with desk(tmp_path) as made:
+        begin(made.record)
+        made.record.publish_begin()
+        begin(made.record)
+        lost = made.record.history(3, None, 1)[2][0]
+        assert isinstance(lost, RunErrored)
+        assert (lost.code, lost.interrupted) == ("internal", False)
+        assert made.record.state.open_run is not None
+
+
+def test_a_run_that_could_not_begin_on_a_broken_log_is_not_carried_into_the_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    with desk(tmp_path) as made:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fail)
+            with pytest.raises(LogBroken):
+                begin(made.record)
+        begin(made.record)
+        made.record.publish_begin()
+        start = made.record.history(0, None, 1)[2][0]
+        assert isinstance(start, SegmentStart)
+        assert start.history == ()
+        assert start.forked_from is not None
+        assert start.forked_from.at_entry == 1
+        assert len(made.record.state.history) == 1

@@ -236,6 +236,19 @@ def test_a_paused_pod_leaves_as_it_is() -> None:
     assert machine.state.status is PodStatus.PAUSED
 
 
+@pytest.mark.parametrize("error", [None, Internal("the disk is full")])
+def test_a_pod_that_abandons_a_run_leaves_when_that_is_logged_or_cannot_be(
+    error: Internal | None,
+) -> None:
+    machine = Machine().paused()
+    request = ask(m.Cancel())
+    machine.ask(request)
+    assert machine.ask(m.ShutdownMethod()) == "accepted"
+    over = machine.feel(t.Abandoned(request, error))
+    assert over == ("internal, leave" if error else "status idle, accepted, leave")
+    assert machine.feel(t.LeaveAsked()) == ""
+
+
 def test_a_signal_is_the_same_as_shutdown() -> None:
     for asked, signalled in (
         (Machine(), Machine()),
@@ -388,6 +401,41 @@ def test_a_paused_pod_waits_with_shutting_down_until_it_is_idle() -> None:
     machine.ask(m.Pause())
     assert machine.end(STOPPED).endswith("status paused, report paused, jobs")
     machine.ask(m.Resume())
+    machine.feel(t.Begun())
+    assert machine.end(FINISHED).endswith("jobs, leave")
+
+
+def test_a_pod_that_is_to_shut_down_once_idle_leaves_when_its_next_run_cannot_begin() -> None:
+    machine = Machine()
+    machine.ask(run())
+    assert machine.feel(t.LeaveWhenIdle()) == ""
+    assert machine.feel(t.BeginFailed(Internal("the disk is full"))) == "internal, leave"
+    assert machine.ask(run()) == "unreachable"
+
+
+def test_a_pod_that_is_to_shut_down_once_idle_stays_paused_when_its_next_run_cannot_begin() -> None:
+    machine = Machine().paused()
+    machine.ask(run())
+    machine.feel(t.LeaveWhenIdle())
+    assert machine.feel(t.BeginFailed(Internal("the disk is full"))) == "internal"
+    assert machine.ask(m.Resume()) == "begin resume without a note"
+
+
+def test_a_pod_that_is_to_shut_down_once_idle_leaves_behind_a_compaction_before_what_woke_it() -> (
+    None
+):
+    machine = Machine().compacting()
+    assert machine.ask(notify()) == "store, accepted"
+    assert machine.feel(t.LeaveWhenIdle()) == ""
+    assert machine.feel(t.CompactionOver(new_segment_id="s2")) == "compact_done s2, leave"
+
+
+def test_a_pod_that_is_to_shut_down_once_idle_does_the_run_that_it_took_before() -> None:
+    machine = Machine().compacting()
+    machine.ask(run())
+    machine.feel(t.LeaveWhenIdle())
+    over = machine.feel(t.CompactionOver(new_segment_id="s2"))
+    assert over == "compact_done s2, status idle, begin run"
     machine.feel(t.Begun())
     assert machine.end(FINISHED).endswith("jobs, leave")
 

@@ -11,10 +11,22 @@ from podproc import turn_terms as t
 from podproc.turn_table import METHODS, Column
 from protocol import methods as m
 from protocol.error_body import ErrorBody
-from protocol.pod_events import Errored, ShutDown
+from protocol.errors import Internal
+from protocol.events import RewindSummary
+from protocol.pod_events import Errored, ShutDown, TurnEnded, wakes_parent
 from protocol.segments import Text
 from protocol.status import PodStatus, RunResult
-from tests.podproc.turns import Machine, ask, child, child_ended, child_lent, in_column, notify, run
+from tests.podproc.turns import (
+    Machine,
+    ask,
+    child,
+    child_ended,
+    child_lent,
+    in_column,
+    notify,
+    run,
+    words,
+)
 
 COLUMNS = tuple(Column)
 TARGET = m.RewindTargetId(segment_id="s", user_input_entry_index=2)
@@ -118,6 +130,10 @@ TABLE = {
 CELLS = [(name, column) for name in TABLE for column in COLUMNS]
 
 
+WHILE_REWINDING = {"cancel": "not_running", "shutdown": "accepted"}
+"""What is different where a rewind is under way: it is not stopped, and shutdown waits for it."""
+
+
 def cell(name: str, column: Column) -> str:
     """Return what the table says; a cell without an arrow stays in its column."""
     _, *cells = TABLE[name]
@@ -133,6 +149,10 @@ def in_phases_of_running() -> dict[str, Machine]:
     return {"staged": staged, "begun": Machine().running(), "closing": closing}
 
 
+def names_of(cells: list[tuple[str, Column]]) -> list[str]:
+    return [f"{name} when {column}" for name, column in cells]
+
+
 @pytest.mark.parametrize("method", sorted(m.METHODS))
 def test_every_method_has_a_row_here_and_there(method: str) -> None:
     rows = [name for name, row in TABLE.items() if row.request.method.method == method]
@@ -140,19 +160,67 @@ def test_every_method_has_a_row_here_and_there(method: str) -> None:
     assert len(METHODS[m.METHODS[method]]) == len(COLUMNS), f"a cell of {method} is missing"
 
 
-@pytest.mark.parametrize(("name", "column"), CELLS)
+@pytest.mark.parametrize(("name", "column"), CELLS, ids=names_of(CELLS))
 def test_every_cell_does_what_the_table_says(name: str, column: Column) -> None:
     machine = in_column(column)
     assert f"{machine.ask(TABLE[name].request)} -> {machine.state.column}" == cell(name, column)
 
 
-@pytest.mark.parametrize(("name", "column"), CELLS)
+@pytest.mark.parametrize(("name", "column"), CELLS, ids=names_of(CELLS))
 def test_a_refusal_or_an_answer_changes_nothing(name: str, column: Column) -> None:
     refused = {"not_running", "not_paused", "already_running", "invalid_request", "answer"}
     machine = in_column(column)
     before = machine.state
     if machine.ask(TABLE[name].request) in refused:
         assert machine.state == before
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_rewind_is_a_compaction_that_is_not_stopped(name: str) -> None:
+    expected = WHILE_REWINDING.get(name, TABLE[name].compacting.split(" ->")[0])
+    machine = Machine().rewinding()
+    before = machine.state
+    assert machine.ask(TABLE[name].request) == expected
+    assert machine.state.rewinding
+    assert machine.state.flags == (), "busy is a compaction"
+    if expected in {"not_running", "not_paused", "already_running", "answer"}:
+        assert machine.state == before
+
+
+@pytest.mark.parametrize("name", ["run", "notify", "pod_event that wakes"])
+@pytest.mark.parametrize("works", [True, False])
+def test_what_a_rewind_has_held_begins_behind_it(name: str, works: bool) -> None:
+    machine = Machine().rewinding()
+    machine.ask(TABLE[name].request)
+    begins = TABLE[name].idle.split(" ->")[0].removeprefix(f"{STORED}, ")
+    done = "rewind_applied, status idle, accepted" if works else "internal"
+    assert machine.feel(rewind_over(works=works)) == f"{done}, {begins}"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_shutdown_behind_a_rewind_refuses_what_it_has_held(works: bool) -> None:
+    machine = Machine().rewinding()
+    machine.ask(run())
+    assert machine.ask(m.ShutdownMethod()) == "accepted"
+    assert machine.ask(run()) == "unreachable"
+    done = "rewind_applied, status idle, accepted" if works else "internal"
+    assert machine.feel(rewind_over(works=works)) == f"{done}, unreachable, leave"
+
+
+@pytest.mark.parametrize("name", ["compact", "rewind_to"])
+def test_a_second_rewind_or_a_compaction_is_refused_by_what_is_under_way(name: str) -> None:
+    [refusal] = Machine().rewinding().do(t.Asked(TABLE[name].request))
+    assert isinstance(refusal, t.Reply)
+    assert "a rewind is being applied" in str(refusal.error)
+
+
+def rewind_over(*, works: bool) -> t.RewindOver:
+    request = TABLE["rewind_to"].request
+    if not works:
+        return t.RewindOver(request, error=Internal("the disk is full"))
+    summary = RewindSummary(discarded_entries=1, discarded_turns=0, tools_ran=0)
+    rewound = m.Rewound(segment_id="s1", head_entries=1, input=(), summary=summary)
+    return t.RewindOver(request, rewound)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -309,6 +377,72 @@ def test_every_run_ends_as_its_row_says(
     assert first == f"close {row.result}" + (" and abandon" if row.abandons else "")
     assert then == ", ".join(expected)
     assert machine.state.status is status
+
+
+class Told(NamedTuple):
+    """A row of the table of ends: what is said, what the pod is then, whether a parent wakes."""
+
+    ending: t.Ending
+    wish: t.StopWish | None
+    output: bool
+    said: str
+    status: PodStatus
+    wakes: bool
+
+
+BY_NAME = {
+    "finished": Told(t.Ending.FINISHED, None, True, "finished", PodStatus.IDLE, True),
+    "pause asked for by an operator": Told(
+        t.Ending.STOPPED, t.StopWish.PAUSE, True, "paused (why)", PodStatus.PAUSED, False
+    ),
+    "pause asked for by a hook or a budget": Told(
+        t.Ending.PAUSED, None, True, "paused (why)", PodStatus.PAUSED, False
+    ),
+    "cancel asked for": Told(
+        t.Ending.STOPPED, t.StopWish.CANCEL, True, "cancelled (why)", PodStatus.IDLE, False
+    ),
+    "turns or answer tokens used up": Told(
+        t.Ending.LIMIT_REACHED, None, True, "limit_reached (why)", PodStatus.IDLE, True
+    ),
+    "pause before any output": Told(
+        t.Ending.STOPPED, t.StopWish.PAUSE, False, "rolled_back", PodStatus.IDLE, False
+    ),
+    "cancel before any output": Told(
+        t.Ending.STOPPED, t.StopWish.CANCEL, False, "rolled_back", PodStatus.IDLE, False
+    ),
+    "provider, tool or internal failure": Told(
+        t.Ending.FAILED, None, True, "errored (why)", PodStatus.IDLE, True
+    ),
+    "shutdown asked for": Told(
+        t.Ending.STOPPED, t.StopWish.SHUTDOWN, True, "cancelled (shutdown)", PodStatus.IDLE, False
+    ),
+    "shutdown before any output": Told(
+        t.Ending.STOPPED, t.StopWish.SHUTDOWN, False, "cancelled (shutdown)", PodStatus.IDLE, False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_run_that_was_asked_for_ends_by_name(name: str) -> None:
+    row = BY_NAME[name]
+    machine = Machine().running()
+    if row.wish is not None:
+        machine.ask(WISHES[row.wish])
+    reason = "why" if row.said.endswith("(why)") else None
+    body = ErrorBody(code="provider_error", message="no") if "errored" in row.said else None
+    machine.feel(t.RunOver(row.ending, output=row.output, reason=reason, error=body))
+    done = machine.do(t.Closed())
+    result = RunResult(row.said.split()[0])
+    said = words(done).split(", ")
+    assert said[:3] == [f"run_end {row.said}", f"status {row.status}", f"report {result}"]
+    assert machine.state.status is row.status
+    assert machine.state.leaving is (row.wish is t.StopWish.SHUTDOWN)
+    told = (
+        Errored(pod_name="kid", code=body.code, message=body.message)
+        if body
+        else TurnEnded(pod_name="kid", result=result)
+    )
+    assert wakes_parent(told) is row.wakes
 
 
 @pytest.mark.parametrize("result", RunResult)

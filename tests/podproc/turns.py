@@ -86,6 +86,12 @@ class Machine:
         self.ask(m.Compact())
         return self
 
+    def rewinding(self) -> Machine:
+        """Have a rewind on its way."""
+        target = m.RewindTargetId(segment_id="s", user_input_entry_index=2)
+        self.ask(m.RewindTo(target=target, expected_head_entries=4))
+        return self
+
     def paused(self) -> Machine:
         """Have a run that was paused."""
         self.running().ask(m.Pause())

@@ -23,11 +23,20 @@ from protocol.snapshot import (
     ThinkingBlock,
     ToolCallBlock,
 )
-from protocol.status import AlertLevel, AlertSource, Lane, PodStatus, RunResult, Trigger
+from protocol.status import (
+    AlertLevel,
+    AlertSource,
+    Flag,
+    Lane,
+    PodStatus,
+    RunResult,
+    Trigger,
+    TurnResult,
+)
 from protocol.watch import Deliver, Gap
 from protocol.wire import EventHeader
 from supervisor.drawing import Line, draw_entry, printable
-from supervisor.transcript import Missing, Transcript
+from supervisor.transcript import Missing, Passage, Transcript
 
 TS = 1_700_000_000_000
 GREETING = Greeting(
@@ -125,8 +134,22 @@ def live(transcript: Transcript, now: float = 0.0) -> list[str]:
         (en.AssistantItem(ts=TS, item=en.Reasoning()), ["· thinking"]),
         (
             called("c", "Write", '{"file_path": "/w/a", "content": "x y\\n", "n": 3}'),
-            ['→ Write file_path=/w/a content="x y\\n" n=3'],
+            ['→ Write /w/a content="x y\\n" n=3'],
         ),
+        (
+            called("c", "Bash", '{"timeout": 9, "command": "npm test\\n"}'),
+            ["→ Bash npm test timeout=9"],
+        ),
+        (
+            called("c", "Grep", '{"path": "src", "pattern": "TODO|XXX"}'),
+            ["→ Grep TODO|XXX path=src"],
+        ),
+        (called("c", "WaitForPods", '{"names": ["a", "b"]}'), ["→ WaitForPods a, b"]),
+        (
+            called("c", "Odd", '{"command": {"a": 1}, "name": ""}'),
+            ['→ Odd command={"a": 1} name=""'],
+        ),
+        (called("c", "ListPods"), ["→ ListPods"]),
         (called("c", "Write", "{broken"), ["→ Write {broken"]),
         (result("known", "wrote 3 bytes"), ["← Write: wrote 3 bytes"]),
         (result("other", "no such\nfile", is_error=True), ["✗ result: no such file"]),
@@ -137,6 +160,10 @@ def live(transcript: Transcript, now: float = 0.0) -> list[str]:
         (
             en.SystemItemEntry(ts=TS, item=en.SystemItem(kind="file_attachment", body="a\nb")),
             ["» file_attachment: a b"],
+        ),
+        (
+            en.SystemItemEntry(ts=TS, item=en.SystemItem(kind="task_reminder", body="1. a\n2. b")),
+            ["» task_reminder: 1. a 2. b"],
         ),
         (en.Invoke(ts=TS, trigger=Trigger.USER_SEND), []),
         (en.Invoke(ts=TS, trigger=Trigger.RESUME), ["── resumed"]),
@@ -218,17 +245,201 @@ def test_alerts_stand_between_the_entries_they_came_between() -> None:
     assert transcript.sync(1, snapshot(log, alerts=alerts)) == []
 
 
-def test_a_segment_that_begins_with_history_is_drawn_with_it_only_to_a_newcomer() -> None:
-    start = en.SegmentStart(
+# -- where the history goes on
+
+
+SUMMARY = en.Message(role="system", content="What was before:\n\n## Done\nall of it")
+KEPT: tuple[en.Item, ...] = (
+    en.Message(role="system", content="must read:\n1\n2"),
+    en.Message(role="user", content="hi"),
+    en.Reasoning(text="hm"),
+    en.ToolCall(call_id="c", name="Bash", arguments="{}"),
+    en.ToolResult(call_id="c", summary="exit 0"),
+    en.Message(role="assistant", content="ho"),
+)
+
+
+def compacted(run: int = 0, at_entry: int | None = None, of: str = "s1") -> en.SegmentStart:
+    """A compaction that repeats the `run` entries that a run in progress has begun with."""
+    return en.SegmentStart(
         ts=TS,
         session_id="x",
-        history=(en.Message(role="user", content="hi"), en.Message(role="assistant", content="ho")),
-        compacted_from=en.SegmentRef(segment_id="s0", at_turn_index=3),
+        history=(SUMMARY, *KEPT),
+        compacted_from=en.SegmentRef(segment_id=of, at_turn_index=14, at_entry=at_entry),
+        carried=en.Carried(entries=1, run_entries=run),
     )
-    newcomer = texts(Transcript("alice").sync(1, snapshot([start])))
-    assert newcomer[1:] == ["── the history was compacted", "> hi", "ho"]
-    rotated = ev.SegmentRotated(segment_id="s2", index=0, ts=TS, entry=start)
-    assert texts(attached(said("ho")).take(told(rotated), 0.0)) == ["── the history was compacted"]
+
+
+def forked(at_entry: int | None, of: str = "s1") -> en.SegmentStart:
+    return en.SegmentStart(
+        ts=TS,
+        session_id="x",
+        history=KEPT,
+        forked_from=en.SegmentRef(segment_id=of, at_turn_index=3, at_entry=at_entry),
+        carried=en.Carried(entries=1),
+    )
+
+
+def rotated(start: en.SegmentStart, to: str = "s2") -> Deliver:
+    return told(ev.SegmentRotated(segment_id=to, index=0, ts=TS, entry=start))
+
+
+def in_segment(segment: str, index: int, entry: en.Entry) -> Deliver:
+    return told(ev.EntryEvent(segment_id=segment, index=index, ts=TS, entry=entry))
+
+
+def errored() -> en.RunErrored:
+    return en.RunErrored(ts=TS, code="provider_error", message="no")
+
+
+COMPACTED = ["── compacted: 12 turns are summarised, 2 kept", "» summary: ## Done all of it"]
+
+
+KEPT_STATE = en.Extension(ts=TS, domain="tasks", payload={})
+WOKEN = en.Invoke(ts=TS, trigger=Trigger.NOTIFY)
+WOKEN_LINE = "── the pod began a run by itself: notify"
+
+
+def test_a_newcomer_is_shown_what_a_compaction_kept_and_its_summary_on_one_line() -> None:
+    log: list[en.Entry] = [compacted(2), KEPT_STATE, WOKEN, errored()]
+    newcomer = texts(Transcript("alice").sync(1, snapshot(log)))
+    assert newcomer[1:] == [
+        *COMPACTED,
+        "» must read: 1 2",
+        "> hi",
+        "· thinking: hm",
+        "→ Bash",
+        "← Bash: exit 0",
+        "ho",
+        WOKEN_LINE,
+        "✗ provider_error: no",
+    ]
+
+
+def test_a_compaction_is_one_note_to_one_who_saw_what_it_summarises() -> None:
+    transcript = attached(said("ho"), WOKEN, typed("hi"))
+    assert texts(transcript.take(rotated(compacted(2, at_entry=1)), 0.0)) == COMPACTED
+    again: list[en.Entry] = [KEPT_STATE, WOKEN, typed("hi")]
+    for index, entry in enumerate(again, 1):
+        assert transcript.take(in_segment("s2", index, entry), 0.0) == [], "it was drawn in s1"
+    assert texts(transcript.take(in_segment("s2", 4, said("new")), 0.0)) == ["new"]
+    log = [compacted(2, at_entry=1), *again, said("new")]
+    assert transcript.sync(1, snapshot(log, segment_id="s2")) == []
+
+
+@pytest.mark.parametrize("seen", [1, 2, 3, 4])
+def test_a_compaction_that_was_missed_is_one_note_with_all_that_came_before_it(seen: int) -> None:
+    before: list[en.Entry] = [said("0"), said("1"), WOKEN, typed("hi")]
+    transcript = attached(*before[:seen])
+    log: list[en.Entry] = [compacted(2, at_entry=2), KEPT_STATE, WOKEN, typed("hi"), said("new")]
+    now = snapshot(log, segment_id="s2", tail=1)
+    assert transcript.missing(now) == Missing("s2", 0, 4)
+    passages: list[Passage] = []
+    if wanted := transcript.before(log[0]):
+        assert wanted == Missing("s1", seen, 2)
+        passages.append(Passage("s1", seen, tuple(before[seen:2])))
+    lines = texts(transcript.sync(1, now, log[:4], passages))
+    in_order = ["0", "1", *COMPACTED, WOKEN_LINE, "> hi", "new"]
+    drawn = {1: {"0"}, 2: {"0", "1"}, 3: {"0", "1", WOKEN_LINE}, 4: {"0", "1", WOKEN_LINE, "> hi"}}
+    assert lines == [line for line in in_order if line not in drawn[seen]]
+
+
+def test_several_segments_that_were_missed_are_asked_for_one_by_one() -> None:
+    transcript = attached(said("0"))
+    second, third = compacted(at_entry=2), compacted(at_entry=5, of="s2")
+    assert transcript.before(third) == Missing("s2", 0, 5)
+    assert transcript.before(second) == Missing("s1", 1, 2)
+    passages = [
+        Passage("s1", 1, (said("1"),)),
+        Passage("s2", 0, (second, KEPT_STATE, *(said(f"2.{n}") for n in range(3)))),
+    ]
+    seen = snapshot([third, KEPT_STATE, said("3")], segment_id="s3")
+    lines = texts(transcript.sync(1, seen, (), passages))
+    assert lines == ["1", *COMPACTED, "2.0", "2.1", "2.2", *COMPACTED, "3"]
+
+
+def test_what_was_missed_of_an_earlier_segment_and_cannot_be_had_is_a_gap() -> None:
+    log: list[en.Entry] = [compacted(at_entry=4), KEPT_STATE, said("new")]
+    of_same = attached(said("0")).sync(1, snapshot(log, segment_id="s2"))
+    assert texts(of_same) == ["── gap: entries 1 to 3 are not shown", *COMPACTED, "new"]
+    of_other = attached(said("0")).sync(1, snapshot([compacted(of="s9")], segment_id="s10"))
+    assert texts(of_other) == ["── gap: what came between is not shown", *COMPACTED]
+    no_start = attached(said("0")).sync(1, snapshot(log, segment_id="s2", tail=1))
+    assert texts(no_start) == [
+        "── the session goes on in another segment",
+        "── gap: entries 0 to 1 are not shown",
+        "new",
+    ]
+
+
+def test_a_fork_is_one_note_and_names_what_it_left_behind() -> None:
+    whole = attached(said("0"), said("1")).take(rotated(forked(2)), 0.0)
+    assert texts(whole) == ["── goes on in a new segment"]
+    transcript = attached(said("0"), said("1"), said("2"))
+    assert texts(transcript.take(rotated(forked(1)), 0.0)) == [
+        "── goes on in a new segment: the last 2 entries are taken back"
+    ]
+    assert transcript.take(in_segment("s2", 1, KEPT_STATE), 0.0) == []
+    assert texts(transcript.take(in_segment("s2", 2, said("1 again")), 0.0)) == ["1 again"]
+
+
+def test_a_rewind_to_an_earlier_segment_is_one_note_and_effects_that_stay_another() -> None:
+    transcript = attached(said("0"), said("1"))
+    transcript.take(rotated(compacted(at_entry=2)), 0.0)
+    transcript.take(told(ev.UsageEvent(turn=1, context_tokens=9)), 0.0)
+    back = forked(1)
+    assert transcript.before(back) is None, "it was drawn long ago"
+    lines = texts(transcript.take(rotated(back, to="s3"), 0.0))
+    assert lines == ["── rewound: goes on from turn 3, in a new segment"]
+    assert "context ? of 200k" in transcript.status_line()
+
+    def applied(tools_ran: int) -> Deliver:
+        ran = ev.RewindSummary(discarded_entries=5, discarded_turns=2, tools_ran=tools_ran)
+        done = ev.RewindApplied(segment_id="s3", head_entries=1, input=(), summary=ran)
+        return told(done)
+
+    assert transcript.take(applied(0), 0.0) == []
+    assert texts(transcript.take(applied(2), 0.0)) == ["── the effects of 2 tool calls stay"]
+
+
+def test_a_rewind_behind_what_a_newcomer_has_seen_is_no_gap() -> None:
+    transcript = attached(*(said(str(n)) for n in range(9)), tail=3)
+    lines = texts(transcript.take(rotated(forked(4, of="s0")), 0.0))
+    assert lines == ["── rewound: goes on from turn 3, in a new segment"]
+
+
+def test_all_of_the_history_begins_with_the_first_segment() -> None:
+    transcript = Transcript("alice", everything=True)
+    start = compacted(1, at_entry=2)
+    seen = snapshot([start, KEPT_STATE, WOKEN, said("new")], segment_id="s2")
+    assert transcript.before(start) == Missing("s1", 0, 2)
+    assert Transcript("alice").before(start) is None
+    passage = Passage("s1", 0, (typed("hi"), errored()))
+    lines = texts(transcript.sync(1, seen, (), [passage]))
+    assert lines[1:] == ["> hi", "✗ provider_error: no", *COMPACTED, WOKEN_LINE, "new"]
+
+
+def test_a_compaction_is_shown_while_it_lasts() -> None:
+    transcript = attached(said("0"))
+    assert transcript.take(told(ev.CompactStart()), 0.0) == []
+    assert live(transcript) == ["⋯ compacting the history"]
+    transcript.take(rotated(compacted(at_entry=1)), 0.0)
+    assert "context ? of 200k" in transcript.status_line()
+    assert transcript.take(told(ev.CompactDone(new_segment_id="s2")), 0.0) == []
+    assert live(transcript) == []
+    transcript.take(told(ev.CompactStart()), 0.0)
+    failed = told(ev.CompactFailed(error="too large"))
+    assert texts(transcript.take(failed, 0.0)) == [
+        "── compaction failed, nothing changed: too large"
+    ]
+    assert live(transcript) == []
+    why = ev.Alert(
+        level=AlertLevel.WARN, source=AlertSource.COMPACTOR, message="too large", timestamp_ms=TS
+    )
+    transcript.take(told(why), 0.0)
+    assert texts(transcript.take(failed, 0.0)) == ["── compaction failed, nothing changed"]
+    busy = attached(flags=(Flag.BUSY,))
+    assert live(busy) == ["⋯ compacting the history"]
 
 
 # -- one projection
@@ -254,12 +465,20 @@ def test_an_entry_that_comes_twice_is_drawn_once() -> None:
     assert transcript.sync(1, snapshot([said("once")])) == []
 
 
-def test_thinking_is_one_line_while_it_streams() -> None:
+def test_thinking_is_seen_as_it_comes_and_folded_when_it_is_over() -> None:
     transcript = attached()
     transcript.take(told(ev.ThinkingStart(block=1)), 0.0)
     assert live(transcript) == ["· thinking"]
     transcript.take(told(ev.ThinkingDelta(block=1, text="a\nb")), 0.0)
+    assert live(transcript) == ["· thinking: a", "  b"]
+    transcript.take(told(ev.ThinkingDone(block=1, text="a\nb")), 0.0)
     assert live(transcript) == ["· thinking: a b"]
+    thought = en.AssistantItem(ts=TS, item=en.Reasoning(text="a\nb"))
+    assert texts(transcript.take(committed(0, thought, 1), 0.0)) == ["· thinking: a b"]
+    assert live(transcript) == []
+    transcript.with_thoughts = True
+    assert texts(transcript.take(committed(1, thought, 2), 0.0)) == ["· thinking: a", "  b"]
+    assert transcript.last_thought == thought.item
 
 
 def test_a_call_is_shown_while_it_is_written_and_while_it_runs() -> None:
@@ -268,11 +487,14 @@ def test_a_call_is_shown_while_it_is_written_and_while_it_runs() -> None:
     transcript.take(told(ev.ToolCallArgsDelta(id="c1", json_='{"command": "ma')), 0.0)
     assert live(transcript) == ['⋯ Bash {"command": "ma']
     entry = called("c1", "Bash", '{"command": "make"}')
-    assert texts(transcript.take(committed(0, entry, "c1"), 0.0)) == ["→ Bash command=make"]
-    assert live(transcript) == ["⋯ Bash runs"]
+    assert texts(transcript.take(committed(0, entry, "c1"), 0.0)) == ["→ Bash make"]
+    assert live(transcript) == ["⋯ Bash make runs"]
     output = ev.ToolOutputDelta(id="c1", stream="stdout", text="one\n\x1b[31mtwo\n")
     transcript.take(told(output), 0.0)
-    assert live(transcript) == ["⋯ Bash runs ␛[31mtwo"]
+    assert live(transcript) == ["⋯ Bash make runs: ␛[31mtwo"]
+    progress = ev.ToolOutputDelta(id="c1", stream="stdout", text="10%\r20%\r")
+    transcript.take(told(progress), 0.0)
+    assert live(transcript, 12.0) == ["⋯ Bash make runs 12 s: 20%"]
     lines = transcript.take(committed(1, result("c1", "exit 0"), "c1"), 0.0)
     assert (texts(lines), live(transcript)) == (["← Bash: exit 0"], [])
     ended = ev.ToolResultEvent(id="c1", summary="exit 0", output="two")
@@ -286,7 +508,7 @@ def test_what_was_in_flight_at_the_snapshot_is_shown() -> None:
         ToolCallBlock(id="c", name="Bash", args="{}", state="running", output_tail="last\n"),
     )
     transcript = attached(in_flight=InFlight(blocks=blocks))
-    assert live(transcript) == ["· thinking: hm", "Half a sen", "⋯ Bash runs last"]
+    assert live(transcript) == ["· thinking: hm", "Half a sen", "⋯ Bash runs: last"]
 
 
 @pytest.mark.parametrize("result", [RunResult.CANCELLED, RunResult.PAUSED, RunResult.ERRORED])
@@ -294,6 +516,14 @@ def test_what_a_run_did_not_commit_is_gone_when_it_ends(result: RunResult) -> No
     transcript = attached()
     transcript.take(told(ev.TextDelta(block=1, text="half")), 0.0)
     assert transcript.take(told(ev.RunEnd(result=result)), 0.0) == []
+    assert live(transcript) == []
+
+
+@pytest.mark.parametrize("result", [TurnResult.INTERRUPTED, TurnResult.PAUSED])
+def test_what_an_interrupted_turn_did_not_commit_is_gone(result: TurnResult) -> None:
+    transcript = attached()
+    transcript.take(told(ev.TextDelta(block=1, text="half")), 0.0)
+    assert transcript.take(told(ev.TurnEnd(turn=1, result=result)), 0.0) == []
     assert live(transcript) == []
 
 
@@ -346,6 +576,7 @@ def test_entries_that_are_taken_back_are_named_and_their_places_are_drawn_anew()
     assert texts(transcript.take(told(cut), 0.0)) == [
         "── rewound: the last 2 entries are taken back"
     ]
+    assert "context ? of 200k" in transcript.status_line()
     assert texts(transcript.take(committed(1, typed("right")), 0.0)) == ["> right"]
 
 
@@ -516,6 +747,8 @@ STEPS = st.lists(
         st.tuples(st.just("restart"), st.integers(0, 9)),
         st.tuples(st.just("cut"), st.integers(0, 5)),
         st.tuples(st.just("cut away"), st.integers(0, 5)),
+        st.tuples(st.just("rotate"), st.integers(0, 3)),
+        st.tuples(st.just("rotate away"), st.integers(0, 3)),
     ),
     max_size=30,
 )
@@ -525,9 +758,11 @@ STEPS = st.lists(
 def test_every_committed_entry_is_drawn_exactly_once(
     before: int, tail: int, steps: list[tuple[str, int]]
 ) -> None:
-    """A pod that commits, streams, cuts and restarts; a viewer that now and then is not there."""
+    """A pod that commits, streams, cuts, restarts and begins new segments, which repeat what a run
+    began with; a viewer that now and then is not there."""
     numbers = iter(range(10_000))
     log: list[en.Entry] = []
+    logs = {"s1": log}
     shown: list[str] = []
     drawn: list[Line] = []
     transcript = Transcript("alice", everything=True)
@@ -540,11 +775,35 @@ def test_every_committed_entry_is_drawn_exactly_once(
     def note_all(since: int) -> None:
         shown.extend(line.text for entry in log[since:] for line in draw_entry(entry, {}))
 
+    def rotate(begun: int) -> None:
+        nonlocal log
+        again = log[max(len(logs) > 1, len(log) - begun) :] if begun else []
+        place = len(log) - len(again)
+        ref = en.SegmentRef(segment_id=f"s{len(logs)}", at_turn_index=0, at_entry=place)
+        kept = en.Carried(entries=1, run_entries=len(again))
+        start = en.SegmentStart(ts=TS, session_id="x", compacted_from=ref, carried=kept)
+        log = [start, KEPT_STATE, *again]
+        logs[f"s{len(logs) + 1}"] = log
+
+    def at(index: int, block: int | None = None) -> Deliver:
+        where: dict[str, Any] = {"segment_id": f"s{len(logs)}", "index": index, "ts": TS}
+        match log[index]:
+            case en.SegmentStart() as start:
+                return told(ev.SegmentRotated(**where, entry=start))
+            case entry:
+                return told(ev.EntryEvent(**where, entry=entry, block=block))
+
     def look() -> None:
-        seen = snapshot(log, tail=tail)
+        seen = snapshot(log, tail=tail, segment_id=f"s{len(logs)}" if log else None)
         missing = transcript.missing(seen)
         earlier = log[missing.first : missing.end] if missing else []
-        drawn.extend(transcript.sync(incarnation, seen, earlier))
+        passages: list[Passage] = []
+        first = [*earlier, *seen.tail][:1]
+        while first and (wanted := transcript.before(first[0])):
+            entries = logs[wanted.segment_id][wanted.first : wanted.end]
+            passages.insert(0, Passage(wanted.segment_id, wanted.first, tuple(entries)))
+            first = entries[:1]
+        drawn.extend(transcript.sync(incarnation, seen, earlier, passages))
 
     for _ in range(before):
         commit()
@@ -556,9 +815,9 @@ def test_every_committed_entry_is_drawn_exactly_once(
                 block = 1000 * incarnation + len(drawn)
                 for _ in range(count):
                     drawn += transcript.take(told(ev.TextDelta(block=block, text="answer")), 0.0)
-                entry = commit()
+                commit()
                 note_all(len(log) - 1)
-                drawn += transcript.take(committed(len(log) - 1, entry, block), 0.0)
+                drawn += transcript.take(at(len(log) - 1, block), 0.0)
                 assert transcript.live(0.0) == []
             case "again":
                 look()
@@ -570,13 +829,27 @@ def test_every_committed_entry_is_drawn_exactly_once(
                 note_all(since)
                 look()
             case "cut":
-                del log[max(0, len(log) - count) :]
-                cut = ev.LogCut(segment_id="s1", head_entries=len(log), reason="rewind")
+                del log[max(len(logs) > 1, len(log) - count) :]
+                cut = ev.LogCut(segment_id=f"s{len(logs)}", head_entries=len(log), reason="rewind")
                 drawn += transcript.take(told(cut), 0.0)
             case "cut away":
-                del log[max(0, len(log) - min(count, tail - 1)) :]
+                del log[max(len(logs) > 1, len(log) - min(count, tail - 1)) :]
                 since = len(log)
                 commit()
                 note_all(since)
                 look()
+            case "rotate":
+                rotate(count)
+                for index in range(len(log)):
+                    drawn += transcript.take(at(index), 0.0)
+            case "rotate away":
+                since = len(log)
+                commit()
+                note_all(since)
+                rotate(count)
+                since = len(log)
+                commit()
+                note_all(since)
+                look()
+    assert not [line for line in drawn if "gap" in line.text]
     assert [line.text for line in drawn if line.text.startswith("answer")] == shown

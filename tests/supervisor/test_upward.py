@@ -145,6 +145,27 @@ def test_report_that_is_sent_again_by_another_request_waits_once() -> None:
     assert take(fleet, "e1") == []
 
 
+def test_report_that_waits_is_told_once_whoever_sends_it_again() -> None:
+    fleet = family()
+    assert delivered(report(fleet, ended())) == [("boss", "e1")]
+    fleet.now += 1.0
+    again = report(fleet, ended())
+    assert (stored(again), delivered(again)) == ([], [])
+    (reply,) = replies(again)
+    assert (reply.ok, reply.body) == (True, Accepted())
+
+
+def test_report_that_comes_again_after_it_was_taken_keeps_the_id_by_which_its_parent_knows_it() -> (
+    None
+):
+    fleet = family()
+    report(fleet, ended())
+    take(fleet, "e1")
+    fleet.now += 1.0
+    assert delivered(report(fleet, ended())) == [("boss", "e1")]
+    assert take(fleet, "e1") == [ForgetReports("boss", ("e1",))]
+
+
 # -- until it is taken
 
 

@@ -121,7 +121,7 @@ def test_a_bad_line_before_a_durable_point_is_an_error_with_file_line_and_offset
     for word in (str(path), "line 5", f"byte {offset}", "64 NUL bytes"):
         assert word in problem.message
     assert problem.next_step is not None
-    assert "podsup doctor" in problem.next_step
+    assert "podsup session fsck" in problem.next_step
     assert problem.details == {
         "file": str(path),
         "cause": "64 NUL bytes",
