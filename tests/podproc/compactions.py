@@ -70,6 +70,9 @@ class Minds:
         finally:
             await played.aclose()  # type: ignore[attr-defined]
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
     def tokens(self, request: base.ModelRequest) -> int:
         """Return how large a request is, as the provider counts."""
         size = len(request.system_prompt.encode()) + size_of_all(request.items)
