@@ -3,7 +3,8 @@
 `inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per
 run that consumed some. The buffer is what the inbox has and neither the session's log nor a
 `delivered` mark names; so a run that is rolled back gives its messages back by itself, and a crash
-between log and mark delivers nothing twice. At most 128 wait; beyond that the oldest is dropped,
+between log and mark delivers nothing twice: the next process makes up for the mark, for the log may
+go on without what it has now. At most 128 wait; beyond that the oldest is dropped,
 with an alert.
 
     store    one write, newline last; refused whole or taken whole

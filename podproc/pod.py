@@ -447,6 +447,7 @@ class Pod:
     async def _rewind(self, request: t.Request) -> None:
         assert isinstance(request.method, m.RewindTo)
         self._progress("rewinding")
+        self._settle_inbox()  # what the log is about to lose must not come again
         try:
             done = await self._rewinding.apply(request.method)
         except PodsupError as error:
@@ -489,6 +490,8 @@ class Pod:
             result: Wire = await self._queries.answer(request)
         except PodsupError as error:
             self._link.refuse(request, error)
+        except OSError as error:
+            self._link.refuse(request, Internal(f"the session cannot be read: {error}"))
         else:
             self._link.reply(request, result)
 

@@ -97,8 +97,8 @@ class Recorder:
 
     @property
     def head_entries(self) -> int:
-        """How many entries the active segment holds."""
-        return self._log.head_entries if self._log else 0
+        """How many entries the active segment holds, as far as the session has them."""
+        return self.state.head_entries if self._log else 0
 
     @property
     def shown_entries(self) -> int:
