@@ -136,6 +136,8 @@ class Compactor:
         is_over = self._record.context_tokens() > fraction * self._window
         if not is_over or not self._rules.auto or self.failures >= core.FAILURES:
             return
+        if not self._place(shown)[0].history:
+            return  # it is the run's own input that is large
         self._record.emit(ev.CompactStart())
         try:
             segment_id = await self.compact(shown=shown)
@@ -155,7 +157,8 @@ class Compactor:
     async def compact(self, *, shown: bool = True) -> str:
         """Compact now, and return the new segment's id.
 
-        Raises CompactionFailed (counted), or CancelledError, with nothing changed.
+        Raises CompactionFailed (counted, where something was tried), or CancelledError, with
+        nothing changed.
         """
         self._progress("compacting")
         if self._record.segment_id is None:
@@ -216,7 +219,7 @@ class Compactor:
                 is_compacted=True,
                 history=history,
                 system_prompt=prompt,
-                run_entries=run_entries,
+                run_entries=tuple(entry for entry in run_entries if not _is_count(entry)),
                 kept_ids=record.unsettled(),
             )
 
@@ -269,14 +272,14 @@ class Compactor:
             dice=self._dice,
             cost=self._by.cost,
         )
-        try:
-            over = await engine.run()
-        finally:
-            if aside.spent != Usage():
-                answer = aside.answer if self._by.is_pods_own else None
-                self._record.commit_spent(aside.spent, answer, PURPOSE)
+        over = await engine.run()
+        unlogged = self._log_spent(aside)
         if over.ending is Ending.STOPPED:
+            if unlogged is not None:
+                self._record.alert(AlertLevel.WARN, str(unlogged), AlertSource.COMPACTOR)
             raise asyncio.CancelledError
+        if unlogged is not None:
+            raise unlogged
         if over.ending is not Ending.FINISHED:
             why = over.error.message if over.error else str(over.reason)
             raise CompactionFailed(f"the summary was not finished: {why}")
@@ -284,6 +287,16 @@ class Compactor:
         if not summary.text:
             raise CompactionFailed("the summary is empty")
         return summary
+
+    def _log_spent(self, aside: Aside) -> PodsupError | None:
+        """Log what each request cost; return why that could not be done."""
+        try:
+            for usage, answer in aside.spent:
+                answer = answer if self._by.is_pods_own else None
+                self._record.commit_spent(usage, answer, PURPOSE)
+        except PodsupError as error:
+            return error
+        return None
 
 
 def _bounded(rules: EngineRules) -> EngineRules:
@@ -296,6 +309,10 @@ def _bounded(rules: EngineRules) -> EngineRules:
 def _without(state: Replayed, domain: str) -> Replayed:
     kept = tuple(one for one in state.extensions if one[0] != domain)
     return replace(state, extensions=kept)
+
+
+def _is_count(entry: en.Entry) -> bool:
+    return isinstance(entry, en.Extension) and entry.domain == DOMAIN
 
 
 async def _to_the_end(work: Awaitable[str]) -> str:
@@ -328,8 +345,7 @@ class Aside:
 
     history: list[Item]
     used: frozenset[int]
-    spent: Usage = field(default_factory=Usage)
-    answer: int | None = None
+    spent: list[tuple[Usage, int | None]] = field(default_factory=list)
     defects: list[Exception] = field(default_factory=list)
     _blocks: int = 0
 
@@ -369,10 +385,10 @@ class Aside:
         self.history.append(result)
 
     def commit_usage(self, usage: Usage, answer: int | None) -> None:
-        """Add the figures of one request."""
-        self.spent = self.spent.plus(usage)
+        """Keep the figures of one request."""
+        self.spent.append((usage, answer))
         if answer is not None:
-            self.answer, self.used = answer, self.used | {answer}
+            self.used |= {answer}
 
     def commit_turn_end(self, result: TurnResult) -> None:
         """Its turns are not counted."""

@@ -3,12 +3,23 @@
 `inbox.jsonl` holds one line per message before its method is answered, and one `delivered` line per
 run that consumed some. The buffer is what the inbox has and neither the session's log nor a
 `delivered` mark names; so a run that is rolled back gives its messages back by itself, and a crash
-between log and mark delivers nothing twice. At most 128 wait; beyond that the oldest is dropped,
+between log and mark delivers nothing twice: the next process makes up for the mark, for the log may
+go on without what it has now. At most 128 wait; beyond that the oldest is dropped,
 with an alert.
+
+    store    one write, newline last; refused whole or taken whole
+    settle   one mark for all that the run consumed, and for what an earlier mark could not name
+    shrink   a new file renamed over the old one, once most of what that holds is settled: what
+             waits, and the newest ids of requests, so that none of these is taken twice
+    open     an unterminated tail is cut: its message was never answered
+
+Not guaranteed: a message survives the death of any process, but not a loss of power.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -18,13 +29,28 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from podproc.session.files import (
+    Files,
+    OsFiles,
+    make_folder,
+    put_in_place,
+    read_range,
+    sync_folder,
+)
 from protocol.base import Wire
 from protocol.entries import SystemItem
 from protocol.errors import Internal
 from protocol.session.line import BadLine, decode_line, encode_line
+from protocol.session.problems import in_words
 from protocol.status import Trigger
 
 CAPACITY = 128
+KNOWN_IDS = 1000
+SETTLED_BYTES = 1 << 20
+"""By how much the file grows before it is written anew."""
+
+_OS_FILES = OsFiles()
+_INBOX = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 class Arrived(Wire):
@@ -51,6 +77,14 @@ class Delivered(Wire):
     ids: tuple[str, ...]
 
 
+class Known(Wire):
+    """Requests whose messages were stored and settled before the file was written anew."""
+
+    kind: Literal["known"] = "known"
+    ts: int
+    ids: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """One message in the buffer; `in_run` counts the run it arrived during (0: none)."""
@@ -62,48 +96,58 @@ class Waiting:
 class Inbox:
     """The buffer and its file. `logged` are the ids that the session's log has.
 
-    `cut_from_parent`: a run that a crash has cut had consumed a message of the parent's.
+    What is logged and not marked was consumed by a run that a crash has cut: it counts as taken
+    until `settle` marks it. The log cannot remember it for good: it may be cut, or go on elsewhere.
     """
 
-    def __init__(self, path: Path, *, logged: Collection[str]) -> None:
+    def __init__(self, path: Path, *, logged: Collection[str], files: Files = _OS_FILES) -> None:
         self._path = path
+        self._files = files
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
-        self._requests: set[str] = set()
+        self._requests: dict[str, None] = {}
         self._taken: list[Waiting] = []
-        self.cut_from_parent = False
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = self._load(logged)
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._fd, known)
-
-    def _load(self, logged: Collection[str]) -> int:
-        """Read the file.
-
-        Return the length up to its last newline (the rest was never committed).
-        """
+        self._unmarked: dict[str, None] = {}  # consumed by runs that are over
+        self._strange: list[bytes] = []  # lines that this version cannot read
+        self._size = 0
+        self._compact_size = 0
+        self._has_torn_end = False
+        if not path.parent.is_dir():
+            make_folder(files, path.parent)
+        self._fd = files.open(path, _INBOX)
         try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return 0
-        length = data.rfind(b"\n") + 1
-        for line in data[:length].splitlines():
+            data = read_range(files, self._fd)
+            self._size = data.rfind(b"\n") + 1
+            if self._size < len(data):
+                files.ftruncate(self._fd, self._size)
+            self._load(data[: self._size], logged)
+        except Exception:
+            files.close(self._fd)
+            raise
+
+    def _load(self, data: bytes, logged: Collection[str]) -> None:
+        for line in data.splitlines(keepends=True):
             try:
                 self._replay(decode_line(line))
-            except (BadLine, ValidationError):
-                continue  # one bad line must not keep a pod from starting; the file keeps it
-        cut = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
-        self.cut_from_parent = any(waiting.message.from_parent for waiting in cut)
-        return length
+            except (BadLine, ValidationError):  # one bad line must not keep a pod from starting
+                self._strange.append(line)
+        self._taken = [self._waiting.pop(one) for one in list(self._waiting) if one in logged]
 
     def _replay(self, fields: dict[str, Any]) -> None:
         match fields.get("kind"):
             case "arrived":
                 message = Arrived.from_wire(fields)
-                self._requests.update((message.request, *message.events))
+                self._know(message.request, *message.events)
                 self._waiting[message.id] = Waiting(message, 0)
             case "delivered":
                 for message_id in Delivered.from_wire(fields).ids:
                     self._waiting.pop(message_id, None)
+            case "known":
+                self._know(*Known.from_wire(fields).ids)
+            case kind:
+                raise BadLine(f"unknown kind {kind}")
+
+    def _know(self, *requests: str) -> None:
+        self._requests.update(dict.fromkeys(requests))
 
     def knows(self, request: str) -> bool:
         """Whether this request's message was stored before."""
@@ -118,7 +162,7 @@ class Inbox:
             return None
         dropped = tuple(self._waiting)[:1] if len(self._waiting) >= CAPACITY else ()
         self._write(message, *(Delivered(ts=message.ts, ids=(oldest,)) for oldest in dropped))
-        self._requests.update((message.request, *message.events))
+        self._know(message.request, *message.events)
         self._waiting[message.id] = Waiting(message, run)
         for oldest in dropped:
             del self._waiting[oldest]
@@ -132,27 +176,30 @@ class Inbox:
         return [waiting.message for waiting in taken]
 
     def settle(self, ts: int) -> bool:
-        """The run has ended: mark what it consumed.
+        """The run has ended, and its end is durable: mark what it consumed.
 
-        True when a message of the parent was among it.
+        True when a message of the parent was among it. Raises Internal when the mark cannot be
+        written: then the next one names it.
         """
-        ids = tuple(waiting.message.id for waiting in self._taken)
         from_parent = self.release()
-        if ids:
-            self._write(Delivered(ts=ts, ids=ids))
+        if self._unmarked:
+            self._write(Delivered(ts=ts, ids=tuple(self._unmarked)))
+            self._unmarked.clear()
         return from_parent
 
     def release(self) -> bool:
         """The run is over and its end is not in the log: no later run gives back what it consumed.
 
-        Nothing is marked, so a restart delivers what the log has lost. True as for `settle`.
+        Nothing is marked before a later run is, so a restart delivers what the log has lost. True
+        as for `settle`.
         """
         taken, self._taken = self._taken, []
+        self._unmarked.update(dict.fromkeys(waiting.message.id for waiting in taken))
         return any(waiting.message.from_parent for waiting in taken)
 
     def unsettled(self) -> frozenset[str]:
-        """Return the ids of what the present run has consumed and no mark names yet."""
-        return frozenset(waiting.message.id for waiting in self._taken)
+        """Return the ids of what was consumed and no mark names yet."""
+        return frozenset((*self._unmarked, *(waiting.message.id for waiting in self._taken)))
 
     def has_taken_from_parent(self) -> bool:
         """Whether the present run has consumed a message of the parent's."""
@@ -185,18 +232,50 @@ class Inbox:
                 return Trigger.POD_EVENT if is_event else Trigger.NOTIFY
         return None
 
+    def shrink(self, ts: int) -> None:
+        """Write the file anew, with what is not settled, once it has grown by `SETTLED_BYTES`.
+
+        Raises Internal with the old file still in place and in use.
+        """
+        if self._size - self._compact_size <= SETTLED_BYTES or self._unmarked:
+            return
+        messages = [waiting.message for waiting in (*self._taken, *self._waiting.values())]
+        ids = tuple(self._requests)[-KNOWN_IDS:]
+        lines = map(encode_line, (Known(ts=ts, ids=ids), *messages))
+        data = b"".join((*self._strange, *lines))
+        try:
+            fd = put_in_place(self._files, self._path, data)
+        except OSError as error:
+            self._compact_size = self._size  # it may grow by as much before this is tried again
+            raise Internal(f"cannot write {self._path} anew: {in_words(error)}") from error
+        self._files.close(self._fd)
+        self._fd, self._has_torn_end = fd, False
+        self._size = self._compact_size = len(data)
+        self._requests = dict.fromkeys(ids)
+        for message in messages:
+            self._know(message.request, *message.events)
+        with contextlib.suppress(OSError):  # a loss of power may bring the old file back, as true
+            sync_folder(self._files, self._path.parent)
+
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._files.close(self._fd)
 
     def _write(self, *records: Wire) -> None:
         lines = b"".join(map(encode_line, records))
-        before = os.fstat(self._fd).st_size
         try:
-            written = os.write(self._fd, lines)
+            if self._has_torn_end:
+                self._take_back()
+            written = self._files.write(self._fd, lines)
+            if written < len(lines):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(lines)} bytes were taken")
         except OSError as error:
-            os.ftruncate(self._fd, before)
-            raise Internal(f"cannot write {self._path}: {error.strerror}") from error
-        if written != len(lines):
-            os.ftruncate(self._fd, before)
-            raise Internal(f"cannot write {self._path}: the disk is full")
+            with contextlib.suppress(OSError):  # then it is tried again before the next record
+                self._take_back()
+            raise Internal(f"cannot write {self._path}: {in_words(error)}") from error
+        self._size += len(lines)
+
+    def _take_back(self) -> None:
+        self._has_torn_end = True
+        self._files.ftruncate(self._fd, self._size)
+        self._has_torn_end = False

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from podproc import turn_terms as t
-from podproc.arrivals import arrived
+from podproc.arrivals import arrived, message_id
 from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
 from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
@@ -218,8 +218,10 @@ class Pod:
         """Close a run that the end of the process before has cut, and tell what is still owed."""
         record = self._record
         cut = record.state.open_run
-        is_told = cut is not None and (cut.trigger in SUBMITTED or self._inbox.cut_from_parent)
+        from_parent = self._inbox.has_taken_from_parent()
+        is_told = cut is not None and (cut.trigger in SUBMITTED or from_parent)
         await record.close_crash(self._reports.next_id() if is_told else None)
+        self._settle_inbox()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
             self._publish_end(RunResult.ERRORED, cut.request_id, None, error)
@@ -262,7 +264,7 @@ class Pod:
             case m.Run() | m.Resume():
                 return request.id in self._record.state.request_ids
             case m.Notify():
-                return self._inbox.knows(request.id)
+                return self._inbox.knows(message_id(request))
             case m.PodEventMethod(event_id=event_id):
                 return self._inbox.knows(event_id)
             case _:
@@ -418,17 +420,22 @@ class Pod:
         waiting = self._inbox.waking()
         arrived = self._inbox.waking(since_run=self._record.run_number) is not None
         from_parent = self._inbox.has_taken_from_parent()
-        try:
-            if error:
-                self._inbox.release()
-            else:
-                self._inbox.settle(wall_ms())
-        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
-            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
+        if error:
+            self._inbox.release()
+        else:
+            self._settle_inbox()
         self._progress("idle")
         self.feed(
             t.Closed(waiting=waiting, arrived=arrived, consumed_report=from_parent, error=error)
         )
+
+    def _settle_inbox(self) -> None:
+        """Mark what the last run has consumed."""
+        try:
+            self._inbox.settle(wall_ms())
+            self._inbox.shrink(wall_ms())
+        except PodsupError as failure:  # the log has what was consumed: nothing comes twice
+            self._record.alert(AlertLevel.WARN, str(failure), AlertSource.POD)
 
     async def _abandon(self, request: t.Request) -> None:
         try:
@@ -441,6 +448,7 @@ class Pod:
     async def _rewind(self, request: t.Request) -> None:
         assert isinstance(request.method, m.RewindTo)
         self._progress("rewinding")
+        self._settle_inbox()  # what the log is about to lose must not come again
         try:
             done = await self._rewinding.apply(request.method)
         except PodsupError as error:
@@ -483,6 +491,8 @@ class Pod:
             result: Wire = await self._queries.answer(request)
         except PodsupError as error:
             self._link.refuse(request, error)
+        except OSError as error:
+            self._link.refuse(request, Internal(f"the session cannot be read: {error}"))
         else:
             self._link.reply(request, result)
 

@@ -97,13 +97,16 @@ class Recorder:
 
     @property
     def head_entries(self) -> int:
-        """How many entries the active segment holds."""
-        return self._log.head_entries if self._log else 0
+        """How many entries the active segment holds, as far as the session has them."""
+        return self.state.head_entries if self._log else 0
 
     @property
     def shown_entries(self) -> int:
-        """How many of them were published: a run's first ones are not until they are durable."""
-        return self._to_publish[0][0] if self._to_publish else self.head_entries
+        """How many of them were published: a run's first ones are not until they are durable.
+
+        What a refused run left in a file that is given up is never shown.
+        """
+        return self._to_publish[0][0] if self._to_publish else self.state.head_entries
 
     @property
     def run_number(self) -> int:
@@ -143,7 +146,8 @@ class Recorder:
         """Commit what a run begins with, durably; it is published by `publish_begin`.
 
         Where the file is no longer ours alone to write, the session goes on in a new segment first.
-        Raises PodsupError; then there is no run, and what was written of it is taken back.
+        Raises PodsupError; then there is no run, and what was written of it is taken back. A file
+        that is given up keeps it, and the session goes on without it elsewhere.
         """
         if self._log is not None and not self._log.is_usable:
             await self._fork(self._log)

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from podproc.recorder import Recorder
 from podproc.session.continuing import Continuation
@@ -65,12 +65,18 @@ def inputs_of(store: SessionStore, session_id: str, segment_id: str) -> list[Inp
             match fields.get("kind"):
                 case "tool_result":
                     tools += 1
-                case "user_input":
+                case "user_input" if (said := _submitted(index, fields)) is not None:
                     begins = index > 0 and rows[index - 1].get("kind") == "invoke"
-                    segments = _SEGMENTS.validate_python(fields["segments"])
-                    said = Submitted(index, fields["ts"], segments)
                     found.append(Input(here, said, index - begins, entries + begins, tools))
     return found
+
+
+def _submitted(index: int, fields: dict[str, Any]) -> Submitted | None:
+    try:
+        segments = _SEGMENTS.validate_python(fields["segments"])
+        return Submitted(index, fields["ts"], segments)
+    except (KeyError, ValidationError):
+        return None
 
 
 def _rows(path: Path, stop: int | None) -> Iterator[dict[str, Any]]:
@@ -162,6 +168,7 @@ class Rewinding:
             is_compacted=False,
             history=state.history,
             system_prompt=state.system_prompt,
+            kept_ids=record.unsettled(),
         )
         await record.go_on(lambda: there)
         record.give_up_pause()

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from podproc.session.continuing import Continuation, first_entries
+from podproc.session.files import Files, OsFiles
 from podproc.session.log import Restored, SegmentLog
 from protocol import entries as en
 from protocol.errors import PodsupError
 from protocol.ids import time_of, uuid7
 from protocol.session.store import SessionStore
+
+_OS_FILES = OsFiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,14 @@ class Segments:
         *,
         wall_ms: Callable[[], int],
         claim: Callable[[str, str], Awaitable[None]] = _claim_nothing,
+        files: Files = _OS_FILES,
     ) -> None:
         self.store = store
         self.session_id = position.session_id
         self._named = position.segment_id
         self._wall_ms = wall_ms
         self._claim = claim
+        self._files = files
 
     def open(self) -> tuple[SegmentLog, Restored] | None:
         """Open the active segment; None where the session has none yet.
@@ -60,11 +65,12 @@ class Segments:
         active = self.store.active(self.session_id, self._named)
         if active is None:
             return None
-        return SegmentLog.open(self.store.path(self.session_id, active))
+        return SegmentLog.open(self.store.path(self.session_id, active), files=self._files)
 
     def create(self, first: en.SegmentStart) -> SegmentLog:
         """Make the first segment of the session; raises RewriteFailed."""
-        return SegmentLog.create(self.store.path(self.session_id, self._named), first)
+        path = self.store.path(self.session_id, self._named)
+        return SegmentLog.create(path, first, files=self._files)
 
     async def go_on(
         self, of: Callable[[], Continuation], config: dict[str, Any], *, leaving: str
@@ -80,7 +86,7 @@ class Segments:
         await self._claim(self.session_id, segment_id)
         try:
             start, more = first_entries(of(), ts=self._wall_ms(), config=config)
-            log = SegmentLog.create(path, start, *more)
+            log = SegmentLog.create(path, start, *more, files=self._files)
         except PodsupError:
             await self._claim(self.session_id, leaving)
             raise

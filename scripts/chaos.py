@@ -1,4 +1,8 @@
 """Break podsup on purpose: scripts/chaos table [--seed N] [--for S] [--processes P] [--damage]
+                            scripts/chaos session [--seed N] [--for S]
+
+`session`: a session's log and inbox, and what is left of them after each of many deaths (see the
+head of scripts/chaos_session.py).
 
 `table`: the scope table on disk, under as many supervisors as there are processes. Each has a home
 and holds the life locks of its pods, as the pods would; it does one operation after another, and is
@@ -45,6 +49,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+
+from chaos_session import session
 
 from protocol.errors import ErrorCode, PodsupError
 from protocol.scope import Permission, Scope, ScopeRule, clashes, effective_permission
@@ -977,6 +983,10 @@ def main() -> int:
         help="spoil table.json now and then; with `both` its backup, too",
     )
     of_table.set_defaults(run=table)
+    of_session = what.add_parser("session", help="a session's log and inbox on disk")
+    of_session.add_argument("--seed", type=int, default=1)
+    of_session.add_argument("--for", type=float, default=60.0, dest="seconds", metavar="S")
+    of_session.set_defaults(run=session)
     asked = parser.parse_args()
     exit_code: int = asked.run(asked)
     return exit_code

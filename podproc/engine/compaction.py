@@ -16,6 +16,7 @@ threshold; otherwise one compaction would follow the other.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ important first: those whose content the agent needs at hand. Their content is a
 Parts of the history may be left out below; the tools ReadHistory and SearchHistory show them."""
 
 ASK = "Write the summary now."
+
+_BULLET = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
 
 _ELIDED = "[{count} items are left out here: {first} to {last}]"
 
@@ -165,12 +168,12 @@ def read_summary(answer: str, touched: Iterable[str]) -> Summary:
     is_list = False
     for line in answer.strip().splitlines():
         if line.startswith("#"):
-            is_list = line.strip("# ").casefold() == MUST_READ.casefold()
+            is_list = line.strip("#*: ").casefold() == MUST_READ.casefold()
             if is_list:
                 continue
         if not is_list:
             kept.append(line)
-        elif (path := line.strip().lstrip("-*0123456789.) ").strip("`")) in known:
+        elif (path := _BULLET.sub("", line.strip()).strip("` ")) in known:
             files.append(path)
     return Summary("\n".join(kept).strip(), tuple(dict.fromkeys(files)))
 

@@ -114,7 +114,7 @@ class _Batch:
 
 
 class _Names:
-    """What blocks and calls of one answer are called: each name once in the whole session.
+    """What blocks and calls of one answer are called: each name once in all that is shown.
 
     A provider numbers blocks anew in each answer, and may give a call an id that another call has,
     or none.
@@ -555,7 +555,7 @@ def _shows(event: base.ModelEvent) -> bool:
     match event:
         case base.TextDone(_, text) | base.ThinkingDone(_, text):
             return bool(text)
-        case base.CallArgs() | base.CallDone() | base.Opened():
+        case base.Opened():
             return False
         case _:
             return True

@@ -9,7 +9,8 @@ provider's prompt cache goes on working.
                            moves by `step`, stays `keep` or more behind the end
 
 Should a request still not fit into the model's window (compaction has failed, or is off), bodies
-are left out oldest first until it does, small ones too. A call keeps its result in any case.
+are left out oldest first until it does, small ones too: whoever asks says how much is too much, and
+before which place all of them are gone already. A call keeps its result in any case.
 """
 
 from __future__ import annotations
@@ -29,13 +30,9 @@ OMITTED = "[left out here: {size} bytes of an old result; run the tool again if 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """How requests of a model with a context window of so many tokens are cut.
-
-    `reserved` tokens are the answer's.
-    """
+    """How requests of a model with a context window of so many tokens are cut."""
 
     window: int
-    reserved: int = 0
 
     @property
     def step(self) -> int:
@@ -47,10 +44,16 @@ class Projection:
         """Bytes at the end that are always shown whole, as far as the window lets them."""
         return self.window * BYTES_PER_TOKEN // 4
 
-    def __call__(self, history: Iterable[Item], *, over_by: int = 0) -> tuple[Item, ...]:
-        """Return the items to ask with; `over_by` tokens are too many for the window."""
+    def __call__(
+        self, history: Iterable[Item], *, bare: int = 0, over_by: int = 0
+    ) -> tuple[Item, ...]:
+        """Return the items to ask with.
+
+        The first `bare` have no body at all; `over_by` tokens are too many for the window even so.
+        """
         items = in_call_order(history)
         shown = _without_bodies(items, self.boundary(items), larger_than=LARGE)
+        shown = (*map(_bare, shown[:bare]), *shown[bare:])
         return _fitting(shown, over_by * BYTES_PER_TOKEN) if over_by > 0 else shown
 
     def boundary(self, items: Sequence[Item]) -> int:
@@ -80,13 +83,18 @@ def _without_body(item: Item, larger_than: int) -> Item:
     )
 
 
+def _bare(item: Item) -> Item:
+    if isinstance(item, ToolResult) and item.content is not None:
+        return item.model_copy(update={"content": None})
+    return item
+
+
 def _fitting(items: tuple[Item, ...], too_much: int) -> tuple[Item, ...]:
     """Leave out the oldest bodies until so many bytes are gone, or none is left."""
     out = list(items)
     for index, item in enumerate(items):
         if too_much <= 0:
             break
-        if isinstance(item, ToolResult) and item.content is not None:
-            out[index] = item.model_copy(update={"content": None})
-            too_much -= size_of(item) - size_of(out[index])
+        out[index] = _bare(item)
+        too_much -= size_of(item) - size_of(out[index])
     return tuple(out)

@@ -158,10 +158,13 @@ def sync_folder(files: Files, folder: Path) -> None:
 
 
 def make_folder(files: Files, folder: Path) -> None:
-    """Make a folder and those above it that are missing, each durable before the next."""
-    if folder.is_dir():
-        return
-    make_folder(files, folder.parent)
-    with contextlib.suppress(FileExistsError):
-        files.mkdir(folder)
+    """Make a folder and those above it that are missing, each durable before the next.
+
+    The name of one that is there may not be durable yet: whoever made it was perhaps killed, or
+    refused, before it came to that.
+    """
+    if not folder.is_dir():
+        make_folder(files, folder.parent)
+        with contextlib.suppress(FileExistsError):
+            files.mkdir(folder)
     sync_folder(files, folder.parent)

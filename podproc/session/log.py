@@ -5,7 +5,8 @@ hands, so it survives the death of any process. It is *durable* when `sync` retu
 loss of power too.
 
     append   one write, all lines, newline last; refused whole or taken whole
-    sync     fdatasync off the event loop; who asks while one is on its way shares the next one
+    sync     fdatasync off the event loop; who asks while one is on its way shares the next one;
+             the first of a file that was found syncs its folder, too
     cut      a new file with the first records, byte for byte, renamed over the old one; copied
              off the event loop
     open     tail repair: an unterminated tail is cut, a torn one moved aside (see `reading.py`)
@@ -78,6 +79,7 @@ class SegmentLog:
         self._bounds = bounds
         self._inode = files.stat(path).st_ino
         self._durable = 0  # bytes; what was found on disk may still be in the kernel's hands only
+        self._has_durable_name = False  # nor need whoever renamed it have lived to sync its folder
         self._broken: str | None = None
         self._thread = DiskThread()
         self._syncing = False
@@ -108,7 +110,7 @@ class SegmentLog:
             with contextlib.suppress(OSError):
                 files.unlink(path)
             raise RewriteFailed(path, error) from error
-        log._durable = log.size
+        log._durable, log._has_durable_name = log.size, True
         return log
 
     @classmethod
@@ -235,6 +237,8 @@ class SegmentLog:
         def wait_for_disk() -> None:
             try:
                 self._files.fdatasync(fd)
+                if not self._has_durable_name:
+                    sync_folder(self._files, self.path.parent)
             finally:
                 self._files.close(fd)
 
@@ -245,7 +249,7 @@ class SegmentLog:
         self._syncing = False
         if inode == self._inode:
             if failure is None:
-                self._durable = size
+                self._durable, self._has_durable_name = size, True
             else:
                 self._broken = f"fdatasync failed: {in_words(failure)}"
         woken, self._waiting = self._waiting, []
@@ -301,7 +305,7 @@ class SegmentLog:
         except OSError as error:
             self._broken = f"its folder could not be synced: {in_words(error)}"
             raise LogBroken(self.path, self._broken) from error
-        self._durable = self.size
+        self._durable, self._has_durable_name = self.size, True
 
     def _refuse_if_broken(self) -> None:
         if self._broken is not None:

@@ -111,7 +111,10 @@ def _read(frames: list[bytes]) -> Sent | None:
 
 @dataclass
 class Home:
-    """Where one pod lives: what stays when its process ends. `copy` is what a crash would leave."""
+    """Where one pod lives: what stays when its process ends. `copy` is what a crash would leave.
+
+    `named` is the segment that the supervisor's record of the pod names.
+    """
 
     root: Path
     engine: Engine = RULES
@@ -119,6 +122,7 @@ class Home:
     compaction: Compaction = field(default_factory=Compaction)
     parent: str | None = None
     stop_grace_s: float = 5.0
+    named: str = SEGMENT
 
     def __post_init__(self) -> None:
         self.work.mkdir(exist_ok=True, parents=True)
@@ -155,6 +159,7 @@ class Home:
     def copy(self, name: str) -> Home:
         """Copy all that is on disk at this moment."""
         other = Home(self.root / name, self.engine, self.model, self.compaction, self.parent)
+        other.named = self.named
         shutil.copytree(self.data, other.data)
         return other
 
@@ -182,7 +187,7 @@ class Home:
             data_dir=str(self.data),
             product_dirs=(str(self.data),),
             session_id=SESSION,
-            segment_id=self.segments[-1].stem if self.segments else SEGMENT,
+            segment_id=self.named,
             parent=self.parent,
         )
 
@@ -245,6 +250,7 @@ class Life:
     def _on_claim(self, route: bytes, request_id: str, segment_id: str) -> None:
         if (refusal := self.on_claim(segment_id)) is None:
             self.claims.append(segment_id)
+            self.home.named = segment_id
             self._router.send(route, message(ReplyHeader(id=request_id, ok=True), Accepted()))
         else:
             self._router.send(

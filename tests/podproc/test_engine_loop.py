@@ -592,6 +592,8 @@ def test_max_turns_is_per_run_and_not_over_the_life_of_the_session() -> None:
         ([base.ThinkingDelta(0, "x")], True),
         ([base.ThinkingDone(0, "x")], True),
         ([base.CallStart("c", "Echo")], True),
+        ([base.CallArgs("c", "{")], True),
+        ([base.CallDone("c", "Echo", "{}")], True),
     ],
 )
 def test_a_stopped_run_says_whether_anything_was_shown(moves: list[Move], output: bool) -> None:

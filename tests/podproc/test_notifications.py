@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podproc.notifications import CAPACITY, Arrived, Inbox
+from podproc.notifications import CAPACITY, KNOWN_IDS, SETTLED_BYTES, Arrived, Inbox
 from protocol.entries import SystemItem
 from protocol.errors import Internal
 from protocol.session.line import decode_line
 from protocol.status import Trigger
+from tests.podproc.session.disk import Disk
 
 
 def message(
@@ -28,8 +29,10 @@ def message(
 
 
 @contextlib.contextmanager
-def opened(path: Path, *, logged: Collection[str] = ()) -> Iterator[Inbox]:
-    inbox = Inbox(path, logged=logged)
+def opened(
+    path: Path, *, logged: Collection[str] = (), disk: Disk | None = None
+) -> Iterator[Inbox]:
+    inbox = Inbox(path, logged=logged, files=disk or Disk())
     try:
         yield inbox
     finally:
@@ -176,6 +179,22 @@ def test_a_message_that_has_no_room_since_the_drop_of_another_was_not_written_is
         assert taken(inbox) == keys
 
 
+def test_half_a_line_that_cannot_be_taken_back_is_taken_back_before_the_next(path: Path) -> None:
+    disk = Disk()
+    with opened(path, disk=disk) as inbox:
+        put(inbox, "a")
+        disk.leave_room(7)
+        disk.fail("ftruncate", errno.EIO)
+        for key in ("b", "c"):
+            with pytest.raises(Internal, match="inbox"):
+                put(inbox, key)
+        disk.mend()
+        put(inbox, "d")
+        assert taken(inbox) == ["a", "d"]
+    assert left(path) == ["a", "d"]
+    assert b"body of b" not in path.read_bytes()
+
+
 def test_a_torn_last_line_was_never_committed(path: Path) -> None:
     with opened(path) as inbox:
         put(inbox, "a", "b")
@@ -290,6 +309,17 @@ def test_a_message_in_the_log_is_not_delivered_again_after_a_crash_before_its_ma
     assert left(path, logged={"a"}) == ["b"]
 
 
+def test_what_a_cut_run_had_consumed_is_marked_and_no_longer_needs_the_log(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a", from_parent=True)
+        put(inbox, "b")
+    with opened(path, logged={"a"}) as inbox:
+        assert inbox.unsettled() == {"a"}
+        assert inbox.has_taken_from_parent()
+        inbox.settle(ts=9)
+    assert left(path, logged=()) == ["b"]
+
+
 def test_a_message_that_was_taken_and_neither_logged_nor_marked_is_delivered_after_a_crash(
     path: Path,
 ) -> None:
@@ -316,6 +346,140 @@ def test_a_run_that_consumed_a_message_of_its_parent_is_told_so_once(path: Path)
         put(inbox, "c")
         inbox.take()
         assert not inbox.settle(ts=3)
+
+
+def test_what_a_mark_could_not_name_is_named_by_the_next(path: Path) -> None:
+    disk = Disk()
+    with opened(path, disk=disk) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        disk.fail("write", errno.ENOSPC)
+        with pytest.raises(Internal):
+            inbox.settle(ts=2)
+        disk.mend()
+        assert inbox.unsettled() == {"a"}
+        inbox.settle(ts=3)
+        assert inbox.unsettled() == frozenset()
+    assert left(path) == []
+
+
+def test_what_only_the_log_names_after_a_crash_is_unsettled_until_a_mark_names_it(
+    path: Path,
+) -> None:
+    """A new segment carries what is unsettled: it does not have the entries of the old one."""
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+    with opened(path, logged={"a"}) as inbox:
+        assert inbox.unsettled() == {"a"}
+        inbox.settle(ts=9)
+    assert left(path) == []
+
+
+def test_what_a_run_consumed_whose_end_is_not_in_the_log_stays_unsettled(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        inbox.release()
+        assert inbox.unsettled() == {"a"}
+    assert left(path) == ["a"]
+
+
+# -- a file that has grown -------------------------------------------------------------------------
+
+
+def grown(inbox: Inbox) -> None:
+    """Let the file grow by settled messages until it is to be written anew."""
+    filling = message("filling").model_copy(
+        update={"item": SystemItem(kind="notification", body="x" * SETTLED_BYTES)}
+    )
+    inbox.store(filling, run=0)
+
+
+def test_an_inbox_of_settled_messages_is_written_anew_with_those_that_wait(path: Path) -> None:
+    with opened(path) as inbox:
+        grown(inbox)
+        inbox.take()
+        put(inbox, "b", "a", from_parent=True)
+        inbox.settle(ts=2)
+        inbox.shrink(ts=2)
+        assert path.stat().st_size < 2000
+        put(inbox, "c")
+        assert inbox.knows("filling")
+    assert left(path) == ["b", "a", "c"]
+    with opened(path) as inbox:
+        assert inbox.knows("filling")
+        assert inbox.knows("b")
+
+
+def test_an_inbox_is_written_anew_with_a_new_file_that_is_synced_first(path: Path) -> None:
+    disk = Disk()
+    with opened(path, disk=disk) as inbox:
+        grown(inbox)
+        inbox.take()
+        inbox.settle(ts=2)
+        disk.done.clear()
+        inbox.shrink(ts=2)
+        inbox.shrink(ts=2)
+    assert disk.done == ["open", "write", "fsync", "rename", "open", "fsync"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_small_inbox_is_left_alone(path: Path) -> None:
+    with opened(path) as inbox:
+        put(inbox, "a")
+        inbox.take()
+        inbox.settle(ts=2)
+        before = path.stat().st_ino
+        inbox.shrink(ts=2)
+    assert path.stat().st_ino == before
+
+
+def test_the_newest_thousand_requests_are_known_after_an_inbox_was_written_anew(
+    path: Path,
+) -> None:
+    with opened(path) as inbox:
+        for number in range(KNOWN_IDS):
+            put(inbox, f"r{number}")
+            inbox.take()
+        grown(inbox)
+        inbox.take()
+        inbox.settle(ts=2)
+        inbox.shrink(ts=2)
+        known = [inbox.knows(one) for one in ("r0", "r1", f"r{KNOWN_IDS - 1}", "filling")]
+        assert known == [False, True, True, True]
+    with opened(path) as inbox:
+        assert [inbox.knows(one) for one in ("r0", "r1", "filling")] == [False, True, True]
+
+
+def test_a_line_that_nobody_can_read_stays_when_the_inbox_is_written_anew(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not json\n")
+    with opened(path) as inbox:
+        grown(inbox)
+        inbox.take()
+        inbox.settle(ts=2)
+        inbox.shrink(ts=2)
+    assert path.read_bytes().startswith(b"not json\n")
+    assert path.stat().st_size < 2000
+
+
+@pytest.mark.parametrize("op", ["open", "write", "fsync", "rename"])
+def test_an_inbox_that_cannot_be_written_anew_stays_in_use(path: Path, op: str) -> None:
+    disk = Disk()
+    with opened(path, disk=disk) as inbox:
+        grown(inbox)
+        inbox.take()
+        put(inbox, "b")
+        inbox.settle(ts=2)
+        disk.fail(op, errno.ENOSPC)
+        with pytest.raises(Internal, match="ENOSPC"):
+            inbox.shrink(ts=2)
+        inbox.shrink(ts=2)  # not again before it has grown as much again
+        disk.mend()
+        put(inbox, "c")
+        assert list(path.parent.iterdir()) == [path]
+    assert left(path) == ["b", "c"]
 
 
 # -- what wakes ----------------------------------------------------------------------------------

@@ -312,6 +312,26 @@ def test_a_queued_message_survives_a_restart_and_its_run_is_reported(house: Home
     drive(main())
 
 
+def test_a_queued_message_is_reported_although_the_mark_of_its_delivery_cannot_be_written(
+    house: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if b'"delivered"' in bytes(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return really(fd, data)
+
+    async def main() -> None:
+        async with raised(house, DONE) as life:
+            monkeypatch.setattr(os, "write", write)
+            await notified(life, m.Notify(message="go on", queued=True), sender="boss")
+            await life.reported(1)
+            assert life.results() == [("alice/1/1", "finished")]
+
+    drive(main())
+
+
 def test_a_refused_request_is_not_reported(house: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     really = os.write
 
@@ -517,6 +537,21 @@ def test_a_message_of_a_pod_is_shown_with_the_name_of_its_sender(house: Home) ->
 
     drive(main())
     assert shown(house) == ["Message from pod bob: from bob", "from a person", "rules"]
+
+
+def test_two_pods_that_choose_one_id_both_have_their_say_once(house: Home) -> None:
+    async def main() -> None:
+        for incarnation in (1, 2):
+            async with raised(house, incarnation=incarnation) as life:
+                for sender in ("bob", "eve", "operator"):
+                    news = m.Notify(message="news", auto_run=False)
+                    assert (await life.ask(news, "one", sender=sender)).what == "reply ok"
+        async with raised(house, DONE, incarnation=3) as life:
+            await life.run()
+
+    drive(main())
+    pods = [f"Message from pod {name}: news" for name in ("bob", "eve")]
+    assert shown(house) == [*pods, "news"]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,28 @@ def test_what_closed_the_run_before_is_published_although_the_next_could_not_beg
         assert made.published() == list(range(made.record.head_entries))
 
 
+def test_a_run_whose_begin_could_not_be_synced_is_left_behind_and_the_next_goes_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fdatasync(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with desk(tmp_path) as made:
+        begin(made.record)
+        made.record.publish_begin()
+        made.record.commit_item(ToolCall(call_id="c1", name="Read", arguments="{}"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fdatasync)
+            with pytest.raises(LogBroken):
+                begin(made.record)
+        assert made.published() == list(range(7)), "what closed the run before stays"
+        assert made.record.shown_entries == 7
+        begin(made.record)
+        assert made.record.segment_id != SEGMENT
+        asked = [item for item in made.record.items() if getattr(item, "role", "") == "user"]
+        assert len(asked) == 2, "the question that was refused is not asked"
+
+
 def test_what_waits_to_be_published_goes_before_the_next_commit(tmp_path: Path) -> None:
     with desk(tmp_path) as made:
         begin(made.record)

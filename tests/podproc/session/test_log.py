@@ -59,9 +59,16 @@ def test_a_new_segment_is_private_and_holds_its_first_record(path: Path) -> None
 def test_a_new_segment_is_durable_name_and_all_before_it_is_given_out(path: Path) -> None:
     disk = Disk()
     SegmentLog.create(path, START, files=disk).close()
-    folder = ["mkdir", "open", "fsync"]
+    above, folder = ["open", "fsync"], ["mkdir", "open", "fsync"]
     file = ["open", "write", "fsync", "rename", "open", "fsync"]
-    assert disk.done == folder * 3 + file
+    assert disk.done == above + folder * 3 + file
+
+
+def test_a_folder_that_a_killed_process_made_is_durable_before_a_segment_in_it(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    disk = Disk()
+    SegmentLog.create(path, START, files=disk).close()
+    assert disk.done == [*("open", "fsync"), *("open", "write", "fsync", "rename", "open", "fsync")]
 
 
 def test_an_existing_segment_is_never_created_again(path: Path) -> None:
