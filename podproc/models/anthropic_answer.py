@@ -99,6 +99,8 @@ class Answer:
         Raises StreamCut for a pause and ProviderFailure for a refusal. An event that is not of the
         form it says raises AttributeError, TypeError or ValueError.
         """
+        if not hasattr(event, "type"):  # JSON, but no event
+            return ()
         match event.type:
             case "content_block_delta":
                 block, delta = self._open.get(event.index), event.delta
