@@ -75,7 +75,6 @@ _LATER = (
     "anyio._backends._asyncio",
     "anyio.streams.tls",
     "concurrent.futures.thread",
-    "h11",
     "httpcore2._backends.auto",
     "truststore",
 )
