@@ -44,6 +44,7 @@ from protocol import events as ev
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
+from protocol.catalog import UNKNOWN
 from protocol.control import ClaimSegment, Control, Hello, Progress, Resume, Welcome
 from protocol.error_body import ErrorBody
 from protocol.errors import (
@@ -152,6 +153,7 @@ class Pod:
             self._record.reminder = tasks.reminder.on_request
         self._briefing = Briefing(birth, self._tools, self._record)
         self._model = model or build_model(self._manifest.model, birth.access, birth)
+        self._warn_of_unknown_model()
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
         self._engine = EngineLoop(
@@ -165,6 +167,7 @@ class Pod:
             progress=self._progress,
             room=self._room,
             cost=prices_of(self._manifest.model, self._birth).of,
+            cache_key=lambda: self._record.segment_id or "",
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
         self._turn = Turn(restored)
@@ -601,6 +604,16 @@ class Pod:
             context_window=self._model.context_window,
             context_tokens=self._record.context_tokens(),
         )
+
+    def _warn_of_unknown_model(self) -> None:
+        table = self._manifest.model
+        if self._model.provider == UNKNOWN and table.context_window is None:
+            self._record.alert(
+                AlertLevel.WARN,
+                f"the catalog does not know {table.model_id}: its window is taken to be "
+                f"{self._model.context_window} tokens; model.context_window says better",
+                AlertSource.POD,
+            )
 
     def _make_compactor(self) -> Compactor:
         manifest, own, birth = self._manifest, self._model, self._birth

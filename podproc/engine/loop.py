@@ -203,6 +203,7 @@ class EngineLoop:
         progress: Callable[[str], None] = lambda what: None,
         room: Room | None = None,
         cost: Callable[[Usage], float | None] = lambda usage: None,
+        cache_key: Callable[[], str] = lambda: "",
     ) -> None:
         self._model = model
         self._registry = registry
@@ -214,6 +215,7 @@ class EngineLoop:
         self._progress = progress
         self._room = room or NoRoom()
         self._cost = cost
+        self._cache_key = cache_key
         self._llm_calls = 0
         self._in_turn = False
         self._strays: set[asyncio.Future[Any]] = set()
@@ -383,6 +385,7 @@ class EngineLoop:
             max_tokens=self._rules.max_tokens,
             temperature=self._rules.temperature,
             reasoning=self._rules.reasoning,
+            cache_key=self._cache_key(),
             used=self._record.used_answers(),
         )
         names = _Names(request.items, self._record.next_block)

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Protocol
 
+from podproc.models import prices
 from podproc.models.base import Model, Places, Reach
 from podproc.models.prices import Prices
 from podproc.models.scripted import ScriptedModel
@@ -50,7 +51,9 @@ def build_model(table: ModelTable, access: Access | None, birth: Birth) -> Model
         reasoning=known.reasoning if known else None,
         provider=table.scheme.value if known else UNKNOWN,
     )
-    return _maker(table.scheme)(reach)
+    module, name = ADAPTERS[table.scheme]
+    make: Maker = getattr(importlib.import_module(module), name)
+    return make(reach)
 
 
 def prices_of(table: ModelTable, birth: Birth) -> Prices:
@@ -72,14 +75,9 @@ def _scripted(table: ModelTable, birth: Birth) -> Model:
     return ScriptedModel(table, places)
 
 
-def _maker(scheme: Scheme) -> Maker:
-    module, name = ADAPTERS[scheme]
-    made: Maker = getattr(importlib.import_module(module), name)
-    return made
-
-
 def preload(schemes: Iterable[Scheme]) -> None:
     """Import what models of these schemes need: for the fork server."""
     for scheme in schemes:
         if scheme is not Scheme.SCRIPTED:
-            _maker(scheme)
+            importlib.import_module(ADAPTERS[scheme][0]).preload()
+            prices.preload()

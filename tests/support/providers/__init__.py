@@ -1,0 +1,1 @@
+"""Small real servers that speak the formats of model providers, driven by scripts."""
