@@ -75,7 +75,7 @@ def test_a_pod_works_with_a_providers_model_and_its_key_is_nowhere(home: Home) -
         assert (home.work / "out/a.txt").read_text() == "hi\n"
         first, second = provider.requests
         assert first.headers["authorization"] == f"Bearer {KEY}"
-        assert [block["type"] for block in second.json()["messages"][1]["content"]] == [
+        assert [block["type"] for block in second.json["messages"][1]["content"]] == [
             "thinking",
             "text",
             "tool_use",
@@ -90,7 +90,7 @@ def test_a_pod_works_with_a_providers_model_and_its_key_is_nowhere(home: Home) -
         home.podsup("restart", "alice")
         provider.play(ant.answer(ant.text("Still here.")))
         assert home.json("run", "alice", "again", "--wait")["text"] == "Still here."
-        again = provider.requests[-1].json()["messages"]
+        again = provider.requests[-1].json["messages"]
         assert again[1]["content"][0]["signature"], "a signature survives a restart"
         home.down()
 
