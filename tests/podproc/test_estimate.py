@@ -50,6 +50,13 @@ def test_behind_the_last_measured_place_the_rest_is_added_by_size() -> None:
     assert context_tokens(items, [measured_at(1, 7), one]) == 4321 + 25, "the last one counts"
 
 
+def test_figures_of_nothing_at_all_measure_nothing() -> None:
+    items = [asked("x" * 84), said("y" * 184)]
+    assert context_tokens(items, [measured_at(2, 0)], prompt="p" * 400) == 100 + 25 + 50
+    assert context_tokens(items, [measured_at(1, 7), measured_at(2, 0)]) == 7 + 50
+    assert item_tokens(items, [measured_at(2, 0)]) == [25, 50]
+
+
 def test_between_measured_places_tokens_are_spread_by_size() -> None:
     items = [asked("x" * 84), asked("x" * 284), asked("x" * 84), asked("x" * 184)]
     usage = [measured_at(2, 800), measured_at(3, 850)]
