@@ -81,7 +81,7 @@ def test_items_have_about_as_many_tokens_as_was_measured_between_two_places(
 ) -> None:
     items = flat(parts)
     places = data.draw(st.lists(st.integers(0, len(items)), unique=True).map(sorted))
-    figures = sorted(data.draw(st.integers(0, 10**6)) for _ in places)
+    figures = sorted(data.draw(st.integers(1, 10**6)) for _ in places)
     usage = [measured_at(*pair) for pair in zip(places, figures, strict=True)]
     tokens = item_tokens(items, usage)
     assert len(tokens) == len(items)
