@@ -110,7 +110,7 @@ def test_a_compaction_is_waited_for_and_its_failure_is_said(home: Home) -> None:
 
 
 def is_at_rest(screen: str) -> bool:
-    """Say whether the bar says that the pod is idle: a run that has shown its text may still end."""
+    """Say whether the bar says that the pod is idle: what has shown its text may still run."""
     return "alice · idle" in screen.rstrip().rpartition("\n")[2]
 
 
