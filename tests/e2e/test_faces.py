@@ -29,7 +29,7 @@ SUMMARY = (
     'match = "Write the summary now"\nrepeat = true\ndelay_ms = 500\n'
     'text = "## Done\\nAll of it.\\n## Where things stand\\nWell."'
 )
-LONG = "word " * 400
+LONG = "word " * 100
 
 
 def start_alice(home: Home, *rows: str) -> None:
