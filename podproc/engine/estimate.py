@@ -4,7 +4,7 @@ Where a request was measured, its figures count: what it was asked with and what
 the item behind its answer. Between two measured places tokens are spread over the items by their
 size, behind the last one four bytes are a token, and so they are where nothing was measured. What a
 history was pruned by since does not show before the next request is measured: the estimate is on
-the safe side.
+the safe side. Figures of nothing at all, as some servers give them, are none.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def context_tokens(
     items: Sequence[Item], usage_history: Sequence[LlmUsage], *, prompt: str = ""
 ) -> int:
     """Return the tokens of the next request; `prompt` counts where nothing was measured."""
-    if not usage_history:
+    last = next((one for one in reversed(usage_history) if measured(one)), None)
+    if last is None:
         return (_bytes(prompt) + size_of_all(items)) // BYTES_PER_TOKEN
-    last = usage_history[-1]
     return measured(last) + size_of_all(items[last.history_len :]) // BYTES_PER_TOKEN
 
 
@@ -68,7 +68,8 @@ def item_tokens(items: Sequence[Item], usage_history: Sequence[LlmUsage]) -> lis
     """Return the tokens of each item: interpolated where measured, by size where not."""
     sizes = [size_of(item) for item in items]
     tokens = [size // BYTES_PER_TOKEN for size in sizes]
-    places = [(0, 0), *((one.history_len, measured(one)) for one in usage_history)]
+    figures = ((one.history_len, measured(one)) for one in usage_history)
+    places = [(0, 0), *(place for place in figures if place[1])]
     for (start, before), (stop, after) in pairwise(places):
         total, grown = sum(sizes[start:stop]), after - before
         if grown <= 0 or total == 0:

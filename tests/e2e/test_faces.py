@@ -29,7 +29,7 @@ SUMMARY = (
     'match = "Write the summary now"\nrepeat = true\ndelay_ms = 500\n'
     'text = "## Done\\nAll of it.\\n## Where things stand\\nWell."'
 )
-LONG = "word " * 400
+LONG = "word " * 100
 
 
 def start_alice(home: Home, *rows: str) -> None:
@@ -109,6 +109,11 @@ def test_a_compaction_is_waited_for_and_its_failure_is_said(home: Home) -> None:
     assert re.fullmatch(r"alice: compacted, \d+ tokens of context are \d+ now\n", text)
 
 
+def is_at_rest(screen: str) -> bool:
+    """Say whether the bar says that the pod is idle: what has shown its text may still run."""
+    return "alice · idle" in screen.rstrip().rpartition("\n")[2]
+
+
 def test_an_attached_terminal_follows_a_compaction_and_a_rewind_behind_it(home: Home) -> None:
     start_alice(home, SUMMARY)
     home.podsup("run", "alice", "first", "--wait")
@@ -121,6 +126,7 @@ def test_an_attached_terminal_follows_a_compaction_and_a_rewind_behind_it(home: 
         terminal.wait("» summary: ## Done All of it.")
         terminal.type("third\r")
         terminal.wait("echo: third")
+        terminal.wait(is_at_rest)
         terminal.type("/rewind 1\r")
         terminal.wait("alice> first")
         terminal.type("\x15again\r")

@@ -50,6 +50,13 @@ def test_behind_the_last_measured_place_the_rest_is_added_by_size() -> None:
     assert context_tokens(items, [measured_at(1, 7), one]) == 4321 + 25, "the last one counts"
 
 
+def test_figures_of_nothing_at_all_measure_nothing() -> None:
+    items = [asked("x" * 84), said("y" * 184)]
+    assert context_tokens(items, [measured_at(2, 0)], prompt="p" * 400) == 100 + 25 + 50
+    assert context_tokens(items, [measured_at(1, 7), measured_at(2, 0)]) == 7 + 50
+    assert item_tokens(items, [measured_at(2, 0)]) == [25, 50]
+
+
 def test_between_measured_places_tokens_are_spread_by_size() -> None:
     items = [asked("x" * 84), asked("x" * 284), asked("x" * 84), asked("x" * 184)]
     usage = [measured_at(2, 800), measured_at(3, 850)]
@@ -74,7 +81,7 @@ def test_items_have_about_as_many_tokens_as_was_measured_between_two_places(
 ) -> None:
     items = flat(parts)
     places = data.draw(st.lists(st.integers(0, len(items)), unique=True).map(sorted))
-    figures = sorted(data.draw(st.integers(0, 10**6)) for _ in places)
+    figures = sorted(data.draw(st.integers(1, 10**6)) for _ in places)
     usage = [measured_at(*pair) for pair in zip(places, figures, strict=True)]
     tokens = item_tokens(items, usage)
     assert len(tokens) == len(items)
