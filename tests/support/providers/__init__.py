@@ -1,0 +1,1 @@
+"""Stand-ins for model providers: real HTTP servers on loopback that speak their formats."""
