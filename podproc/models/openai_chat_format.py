@@ -90,7 +90,10 @@ _CUT_SHORT = frozenset({"max_tokens", "refusal"})
 
 def dialect_of(base_url: str) -> Dialect:
     """Return the dialect of the server at an address."""
-    host = urlsplit(base_url).hostname or ""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:  # connecting will say what is wrong with it
+        host = ""
     own = any(host == name or (name[0] == "." and host.endswith(name)) for name in _OPENAI_HOSTS)
     return Dialect.OPENAI if own else Dialect.COMPATIBLE
 
@@ -322,15 +325,17 @@ class ChatAssembler:
         return out
 
     def _take(self, delta: dict[str, Any], out: list[ModelEvent]) -> None:
-        if text := delta.get("content"):
-            if isinstance(text, str):
-                # What a server sends together was thought first.
-                self._think(delta, out)
+        text = delta.get("content")
+        if type(text) is str and len(delta) == 1:  # nearly all are so
+            if text:
                 self._piece(text, "", out)
-            else:
-                self._parts(text, out)
-        else:
-            self._think(delta, out)
+            return
+        self._think(delta, out)  # what a server sends together was thought first
+        if isinstance(text, str):
+            if text:
+                self._piece(text, "", out)
+        elif text:
+            self._parts(text, out)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._refused = True
             self._piece(refusal, "", out)

@@ -170,7 +170,7 @@ class ResponsesAssembler:
 
     def __init__(self) -> None:
         self._blocks = 0
-        self._outputs: dict[object, _Output] = {}
+        self._outputs: dict[int | None, _Output] = {}
         self._usage: Usage | None = None
         self._reason = ""
         self._refused = False
@@ -214,9 +214,9 @@ class ResponsesAssembler:
             case "response.output_text.done" | "response.refusal.done":
                 self._text_done(self._at(event, "message", out), out)
             case "response.output_item.added":
-                self._added(event.get("output_index"), as_mapping(event.get("item")), out)
+                self._added(_place(event), as_mapping(event.get("item")), out)
             case "response.output_item.done":
-                self._done(event.get("output_index"), as_mapping(event.get("item")), out)
+                self._done(_place(event), as_mapping(event.get("item")), out)
             case "response.completed" | "response.incomplete" | "response.failed" as kind:
                 self._over(kind, as_mapping(event.get("response")), out)
             case "error":
@@ -238,13 +238,13 @@ class ResponsesAssembler:
 
     def _at(self, event: dict[str, Any], kind: str, out: list[ModelEvent]) -> _Output:
         """Return the item that an event is of, which nobody may have announced."""
-        index = event.get("output_index")
+        index = _place(event)
         found = self._outputs.get(index)
         if found is None:
             found = self._added(index, {"type": kind, "call_id": event.get("item_id")}, out)
         return found
 
-    def _added(self, index: object, item: dict[str, Any], out: list[ModelEvent]) -> _Output:
+    def _added(self, index: int | None, item: dict[str, Any], out: list[ModelEvent]) -> _Output:
         output = _Output(_word(item.get("type")))
         self._outputs[index] = output
         match output.kind:
@@ -290,7 +290,7 @@ class ResponsesAssembler:
         output.pieces.append(delta)
         out.append(ThinkingDelta(output.block, delta))
 
-    def _done(self, index: object, item: dict[str, Any], out: list[ModelEvent]) -> None:
+    def _done(self, index: int | None, item: dict[str, Any], out: list[ModelEvent]) -> None:
         output = self._outputs.get(index)
         if output is None:
             output = self._added(index, item, out)
@@ -358,6 +358,11 @@ class ResponsesAssembler:
             self._reason = "refusal"
         else:
             self._reason = "tool_use" if self._called else "end_turn"
+
+
+def _place(event: dict[str, Any]) -> int | None:
+    index = event.get("output_index")
+    return index if isinstance(index, int) else None
 
 
 def _word(value: object) -> str:
