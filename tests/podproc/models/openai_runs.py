@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from podproc.models.openai_chat import OpenAIChatModel, make_gemini
 from podproc.models.openai_responses import OpenAIResponsesModel
 from podproc.turn_terms import RunOver
 from protocol import events as ev
-from protocol.entries import Item, Message, Reasoning, ToolCall, ToolResult, Usage
+from protocol.entries import (
+    AssistantItem,
+    Item,
+    Message,
+    Reasoning,
+    ToolCall,
+    ToolResult,
+    Usage,
+    decode_entry,
+)
 from protocol.manifest import Engine, Retry, Timeouts
 from tests.podproc.engines import Bench, Sink
 from tests.support.providers.openai_cases import CHAT, NOW_MS, RESPONSES, TALKS, Case
@@ -27,7 +37,13 @@ IMPATIENT = Engine(
     retry=QUICK_RETRY, timeouts=Timeouts(headers_s=0.8, first_event_s=0.8, idle_s=0.4)
 )
 
-JUDGES: dict[str, Judge] = {CHAT: judge_chat, RESPONSES: judge_responses}
+GEMINI = "gemini"
+
+JUDGES: dict[str, Judge] = {
+    CHAT: judge_chat,
+    GEMINI: judge_chat,
+    RESPONSES: judge_responses,
+}
 
 
 def adapter(scheme: str, url: str, *, key: str = KEY, model_id: str = MODEL) -> Model:
@@ -156,7 +172,7 @@ async def _play(
     model_id: str = MODEL,
     is_away: bool = False,
 ) -> Seen:
-    async with SseServer(replies, judge=JUDGES.get(scheme)) as server:
+    async with SseServer(replies, judge=JUDGES[scheme]) as server:
         url = closed_port() if is_away else server.url
         heard = Heard(adapter(scheme, f"{url}/v1", key=key, model_id=model_id))
         bench = Bench(model=heard, rules=rules)
@@ -164,6 +180,28 @@ async def _play(
         await heard.close()
         await server.wait_until_closed()
         return Seen(over, bench.sink, bench.echo.ran, heard, server.requests)
+
+
+def restored(history: Sequence[Item]) -> list[Item]:
+    """Return a history as it is after it was written to a log and read again."""
+    lines = [json.dumps(AssistantItem(ts=0, item=item).to_wire()) for item in history]
+    entries = [decode_entry(json.loads(line)) for line in lines]
+    return [entry.item for entry in entries if isinstance(entry, AssistantItem)]
+
+
+def ask_again(scheme: str, history: Sequence[Item]) -> Received:
+    """Return the request that a restored history makes; the server's judge must like it."""
+
+    async def main() -> Received:
+        async with SseServer(
+            [TALKS[CHAT if scheme == GEMINI else scheme].hello()], judge=JUDGES[scheme]
+        ) as server:
+            model = adapter(scheme, f"{server.url}/v1")
+            await events_of(model, ModelRequest("be good", tuple(restored(history))))
+            await model.close()
+            return server.requests[0]
+
+    return asyncio.run(main())
 
 
 def closed_port() -> str:
