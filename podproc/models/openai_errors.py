@@ -41,9 +41,11 @@ _OUT_OF_CREDIT = frozenset(
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _TOO_LONG = re.compile(
     r"context (length|window|size)|maximum (context|input)|input is too long|prompt is too long"
-    r"|request too large|too many (input )?tokens|token count .{0,40}exceeds",
+    r"|too many (input )?tokens|token count .{0,40}exceeds",
     re.IGNORECASE,
 )
+_OVER_THE_RATE = re.compile(r"request too large", re.IGNORECASE)
+"""One request is more than a whole minute allows (OpenAI, 429): no waiting helps."""
 _MEANT = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
@@ -115,10 +117,14 @@ class Told:
         """Whether waiting will not help, paying will."""
         return self.code in _OUT_OF_CREDIT or self.type in _OUT_OF_CREDIT
 
-    @property
-    def is_too_long(self) -> bool:
-        """Whether the same request can never pass."""
-        return self.code in _TOO_LONG_CODES or bool(_TOO_LONG.search(self.message))
+    def is_too_long(self, status: int | None) -> bool:
+        """Whether the same request can never pass.
+
+        Of a rate limit (429) that is said in words of its own: "too many tokens" are only too many
+        at once.
+        """
+        words = _OVER_THE_RATE if status == 429 else _TOO_LONG
+        return self.code in _TOO_LONG_CODES or bool(words.search(self.message))
 
 
 def read_told(body: object) -> Told:
@@ -198,7 +204,7 @@ def stream_failure(where: Where, body: object) -> ProviderFailure:
         status = _MEANT.get(told.code) or _MEANT.get(told.type)
     if status is None and _OVERLOADED.search(told.message):
         status = 529
-    if status is None and told.is_too_long:
+    if status is None and told.is_too_long(status):
         status = 400
     return _failure(where, status, told, told.retry_after_s)
 
@@ -217,7 +223,7 @@ def _failure(where: Where, status: int | None, told: Told, wait_s: float | None)
     if told.is_out_of_credit or status == 402:
         what = f"out of credit at {url} (model {model}): {said}; add credit or raise its limit"
         return ProviderFailure(what, status=status, retryable=False)
-    if told.is_too_long and status in (400, 413, 422, 429, 500, None):
+    if status in (400, 413, 422, 429, 500) and told.is_too_long(status):
         what = f"the request is too long for {model} at {url}: {said}; compact the session"
         return ProviderFailure(what, status=status, retryable=False)
     match status:

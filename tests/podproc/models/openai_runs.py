@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from podproc.models import base
 from podproc.models.base import Model, ModelEvent, ModelRequest, Reach
@@ -44,6 +47,14 @@ JUDGES: dict[str, Judge] = {
     GEMINI: judge_chat,
     RESPONSES: judge_responses,
 }
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tester's proxies and OpenAI's own variables out."""
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
 
 
 def adapter(scheme: str, url: str, *, key: str = KEY, model_id: str = MODEL) -> Model:

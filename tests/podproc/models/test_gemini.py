@@ -15,6 +15,7 @@ from podproc.models.openai_chat import make_gemini
 from podproc.turn_terms import Ending
 from protocol.entries import Message, Reasoning, Usage
 from tests.podproc.models.openai_runs import GEMINI, Seen, ask_again, closed_port, events_of
+from tests.podproc.models.openai_runs import plain_environment as plain_environment
 from tests.podproc.models.openai_runs import play_replies as replies_to
 from tests.support.providers import openai_server as srv
 from tests.support.providers.openai_cases import CHAT, NOW_MS, TALKS

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from tests.podproc.models.openai_runs import Seen, play
+from tests.podproc.models.openai_runs import plain_environment as plain_environment
 from tests.support.providers.openai_cases import CASES, CHAT, RESPONSES, Case, runs_of, table
 
 

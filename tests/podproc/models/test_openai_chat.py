@@ -31,10 +31,11 @@ from tests.podproc.models.openai_runs import (
     events_of,
     play_replies,
 )
+from tests.podproc.models.openai_runs import plain_environment as plain_environment
 from tests.support.providers import openai_server as srv
 from tests.support.providers.openai_cases import CHAT, NOW_MS, SCHEMES, TALKS
 from tests.support.providers.openai_server import KEY, MODEL, piece
-from tests.support.providers.openai_sse import Frame, Raw, Reply, Silence, SseServer
+from tests.support.providers.openai_sse import Cut, Frame, Raw, Reply, Silence, SseServer
 
 T = TypeVar("T")
 CHAT_TALK = TALKS[CHAT]
@@ -217,6 +218,18 @@ def test_a_stream_that_breaks_later_is_cut_and_one_that_breaks_first_has_failed(
     garbage = Frame("{")
     assert isinstance(run(broken(CHAT_TALK.begun(garbage))), StreamCut)
     assert isinstance(run(broken(CHAT_TALK.opened(garbage))), ProviderFailure)
+
+
+def test_what_breaks_behind_the_end_breaks_nothing() -> None:
+    async def main() -> None:
+        whole = [srv.said("a"), srv.chunk({}, "stop")]
+        async with SseServer([Reply([*whole, Cut()]), Reply([*whole, Frame("{")])]) as server:
+            model = adapter(CHAT, f"{server.url}/v1")
+            for _ in range(2):
+                assert (await events_of(model, HI))[-1] == Ended("end_turn")
+            await model.close()
+
+    run(main())
 
 
 def test_what_was_spent_is_told_of_a_stream_that_is_cut() -> None:

@@ -109,6 +109,8 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: floa
         (429, {"message": "m", "code": "credit_balance_exhausted"}, "out of credit", False),
         (429, {"message": "m", "type": "insufficient_quota", "code": "x"}, "out of credit", False),
         (429, {"message": "Request too large for gpt-x"}, "the request is too long", False),
+        (429, {"message": "Too many tokens, please wait"}, "limits the rate of gpt-x", True),
+        (500, {"message": "input exceeds the context size"}, "the request is too long", False),
         (500, None, "failed (model gpt-x): it did not say why", True),
         (502, {"message": "m"}, "failed (model gpt-x): m", True),
         (503, {"message": "m"}, "is overloaded (model gpt-x): m", True),

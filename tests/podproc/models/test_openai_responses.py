@@ -8,6 +8,7 @@ from podproc.models.base import ModelRequest
 from protocol.entries import Message, Reasoning
 from protocol.manifest import Reasoning as Effort
 from tests.podproc.models.openai_runs import adapter, ask_again, events_of, play_replies
+from tests.podproc.models.openai_runs import plain_environment as plain_environment
 from tests.support.providers.openai_cases import RESPONSES, TALKS
 from tests.support.providers.openai_server import Script, judge_responses
 from tests.support.providers.openai_sse import Cut, Received, SseServer
