@@ -1,1 +1,1 @@
-"""Small real servers that speak the formats of model providers, driven by scripts."""
+"""Stand-ins for model providers: real HTTP servers on loopback that speak their formats."""
