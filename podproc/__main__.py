@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import random
 import signal
@@ -63,6 +64,7 @@ async def _live(birth: Birth, loop: asyncio.AbstractEventLoop, life_lock: int) -
     transport = ZmqTransport(loop)
     try:
         pod = Pod(birth, transport, life_lock=life_lock)
+        gc.freeze()  # a long history is in use to the end: walking it again and again would stall
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, pod.leave)
         return await pod.live()
