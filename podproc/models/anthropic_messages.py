@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -71,24 +70,8 @@ _STATUS = {
 
 _TOO_LONG = ("prompt is too long", "exceed context limit", "context window")
 
-_LATER = (
-    "anyio._backends._asyncio",
-    "anyio.streams.tls",
-    "concurrent.futures.thread",
-    "httpcore2._backends.auto",
-    "truststore",
-)
-"""What the SDK and its HTTP client import only when they are used."""
-
 _GARBAGE = (ValueError, TypeError, AttributeError)
 """What reading something raises that is not what it says it is."""
-
-
-def preload() -> None:
-    """Import what the first request would import otherwise: for a process that forks pods."""
-    for name in _LATER:
-        with contextlib.suppress(ImportError):  # it is an inner part of a library: it may go
-            importlib.import_module(name)
 
 
 def make(reach: Reach) -> Model:

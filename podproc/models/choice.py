@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Protocol
 
-from podproc.models import prices
+from podproc.models import later, prices
 from podproc.models.base import Model, Places, Reach
 from podproc.models.prices import Prices
 from podproc.models.scripted import ScriptedModel
@@ -79,5 +79,6 @@ def preload(schemes: Iterable[Scheme]) -> None:
     """Import what models of these schemes need: for the fork server."""
     for scheme in schemes:
         if scheme is not Scheme.SCRIPTED:
-            importlib.import_module(ADAPTERS[scheme][0]).preload()
+            importlib.import_module(ADAPTERS[scheme][0])
+            later.preload()
             prices.preload()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from podproc.models.base import ModelEvent, ModelRequest, Reach
+from podproc.clock import wall_ms
+from podproc.models.base import Model, ModelEvent, ModelRequest, Reach
 from podproc.models.openai_chat_format import ChatAssembler, dialect_of, request_body
 from podproc.models.openai_wire import OPENAI_URL, OpenAIWire
 
@@ -21,12 +22,12 @@ class OpenAIChatModel:
         self,
         reach: Reach,
         *,
-        wall_ms: Callable[[], int],
+        wall_ms: Callable[[], int] = wall_ms,
         provider: str = "openai_chat",
         default_url: str = OPENAI_URL,
     ) -> None:
         url = reach.base_url or default_url
-        self.provider = provider
+        self.provider = reach.provider or provider
         self.model_id = reach.model_id
         self.context_window = reach.context_window
         self._dialect = dialect_of(url)
@@ -42,6 +43,11 @@ class OpenAIChatModel:
         await self._wire.close()
 
 
-def make_gemini(reach: Reach, *, wall_ms: Callable[[], int]) -> OpenAIChatModel:
+def make(reach: Reach) -> Model:
+    """Return the adapter; raises InvalidRequest for an address or a key that cannot be one."""
+    return OpenAIChatModel(reach, wall_ms=wall_ms)
+
+
+def make_gemini(reach: Reach, *, wall_ms: Callable[[], int] = wall_ms) -> OpenAIChatModel:
     """Return the adapter to Google's endpoint that is compatible with OpenAI's."""
     return OpenAIChatModel(reach, wall_ms=wall_ms, provider="gemini", default_url=GEMINI_URL)

@@ -12,14 +12,13 @@ repeat the key that they refuse.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from podproc.models.base import RETRYABLE, ProviderFailure
+from podproc.models.retry_after import number_of, retry_after_s
 
 LONGEST = 500
 """Characters kept of what a provider says."""
@@ -156,32 +155,8 @@ def _google_delay(details: object) -> float | None:
     for detail in details if isinstance(details, list) else ():
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
         if isinstance(delay, str):
-            return _seconds(delay.removesuffix("s"))
+            return number_of(delay.removesuffix("s"))
     return None
-
-
-def retry_after_s(headers: Mapping[str, str], now_ms: int) -> float | None:
-    """Return the seconds that a response asks to wait; None where it does not say.
-
-    `headers` by their names in lower case, `now_ms` the wall clock: a date is made an interval.
-    """
-    if (ms := _seconds(headers.get("retry-after-ms", ""))) is not None:
-        return ms / 1000
-    value = headers.get("retry-after", "")
-    if (seconds := _seconds(value)) is not None:
-        return seconds
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_ms / 1000)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
 
 
 def status_failure(
@@ -189,7 +164,7 @@ def status_failure(
 ) -> ProviderFailure:
     """Return the failure that a response other than 200 stands for."""
     told = read_told(body)
-    wait = retry_after_s(headers, now_ms)
+    wait = retry_after_s(headers, now=now_ms / 1000)
     return _failure(where, status, told, told.retry_after_s if wait is None else wait)
 
 

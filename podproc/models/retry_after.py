@@ -13,10 +13,10 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
     Milliseconds in `retry-after-ms` are preferred to seconds or an HTTP date in `retry-after`.
     `now` is the wall clock in epoch seconds, for the date. Header names are in lower case.
     """
-    if (exact := _number(headers.get("retry-after-ms"))) is not None:
+    if (exact := number_of(headers.get("retry-after-ms"))) is not None:
         return max(0.0, exact / 1000)
     told = headers.get("retry-after")
-    if (seconds := _number(told)) is not None:
+    if (seconds := number_of(told)) is not None:
         return max(0.0, seconds)
     try:
         return max(0.0, parsedate_to_datetime(told or "").timestamp() - now)
@@ -24,7 +24,8 @@ def retry_after_s(headers: Mapping[str, str], *, now: float) -> float | None:
         return None
 
 
-def _number(text: str | None) -> float | None:
+def number_of(text: str | None) -> float | None:
+    """Return the finite number that a text is; None where it is none."""
     try:
         value = float(text or "")
     except ValueError:

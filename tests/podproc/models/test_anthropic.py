@@ -432,8 +432,8 @@ def test_environment_does_not_change_where_and_as_whom_it_asks(
 _FIRST_REQUEST = """
 import asyncio, sys, threading
 from tests.podproc.models import test_anthropic as t
-from podproc.models import anthropic_messages
-anthropic_messages.preload()
+from podproc.models import later
+later.preload()
 assert threading.active_count() == 1
 with t.Provider(t.WELL) as provider:
     before = set(sys.modules)

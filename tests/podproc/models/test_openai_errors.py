@@ -13,11 +13,11 @@ from podproc.models.openai_errors import (
     Told,
     Where,
     read_told,
-    retry_after_s,
     status_failure,
     stream_failure,
 )
 from podproc.models.openai_wire import shown_url
+from podproc.models.retry_after import retry_after_s
 from tests.support.providers.openai_cases import NOW_MS
 
 KEY = "sk-secret-123456"
@@ -81,7 +81,7 @@ def test_no_body_breaks_the_reading(body: object, status: int) -> None:
         ({}, None),
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "0.5"}, 0.5),
-        ({"retry-after": "-3"}, None),
+        ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "soon"}, None),
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
@@ -92,7 +92,7 @@ def test_no_body_breaks_the_reading(body: object, status: int) -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after_s(headers, NOW_MS) == seconds
+    assert retry_after_s(headers, now=NOW_MS / 1000) == seconds
 
 
 @pytest.mark.parametrize(
