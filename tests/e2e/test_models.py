@@ -10,25 +10,32 @@ import pytest
 from tests.e2e.fleets import connect, row
 from tests.support.home import Home
 from tests.support.providers import anthropic_server as ant
+from tests.support.providers import openai_server as srv
+from tests.support.providers.openai_sse import Reply
 from tests.support.providers.sse import Provider
+from tests.support.providers.threaded import serving
 
 pytestmark = pytest.mark.process
 
 KEY = "sk-ant-" + "k3y" * 9
 
 
-def fleet(provider: Provider, more: str = "", pod: str = "") -> str:
+def fleet(provider: Provider, more: str = "") -> str:
     """Return a fleet of one pod whose model is behind that server."""
+    return fleet_at("anthropic", "claude-sonnet-4-6", provider.url, more)
+
+
+def fleet_at(scheme: str, model_id: str, url: str, more: str = "") -> str:
+    """Return a fleet of one pod that speaks to a model at an address."""
     return f"""[fleet]
 name = "e2e"
 [[pod]]
 name = "alice"
 scope = {{ allow = [{{ target = "out", permission = "write" }}] }}
-{pod}
 [pod.model]
-scheme = "anthropic"
-model_id = "claude-sonnet-4-6"
-base_url = "{provider.url}"
+scheme = "{scheme}"
+model_id = "{model_id}"
+base_url = "{url}"
 {more}
 """
 
@@ -92,6 +99,46 @@ def test_a_pod_works_with_a_providers_model_and_its_key_is_nowhere(home: Home) -
         assert home.json("run", "alice", "again", "--wait")["text"] == "Still here."
         again = provider.requests[-1].json["messages"]
         assert again[1]["content"][0]["signature"], "a signature survives a restart"
+        home.down()
+
+
+WROTE = json.dumps({"file_path": "out/a.txt", "content": "hi\n"})
+
+
+def chat_replies() -> list[Reply]:
+    call = srv.call_delta(srv.piece(id="t1", name="Write", arguments=WROTE))
+    done, again = srv.chat(srv.said("Done.")), srv.chat(srv.said("Still here."))
+    return [srv.chat(srv.said("Writing."), call, finish="tool_calls"), done, again]
+
+
+def responses_replies() -> list[Reply]:
+    first = srv.Script().reasoning("A file.", encrypted="gAAA-opaque").text("Writing.")
+    first = first.call("t1", WROTE, name="Write")
+    done, again = srv.Script().text("Done."), srv.Script().text("Still here.")
+    return [one.completed().reply() for one in (first, done, again)]
+
+
+@pytest.mark.parametrize("scheme", ["openai_chat", "gemini", "openai_responses"])
+def test_a_pod_works_with_each_of_openais_formats_and_its_key_is_nowhere(
+    home: Home, scheme: str
+) -> None:
+    replies = responses_replies() if scheme == "openai_responses" else chat_replies()
+    with serving(replies) as server:
+        text = fleet_at(scheme, "gpt-5-mini", f"{server.url}/v1")
+        start(home, text, OPENAI_API_KEY=KEY, GEMINI_API_KEY=KEY)
+        done = home.json("run", "alice", "write", "--wait")
+        assert (done["result"], done["text"].splitlines()[-1]) == ("finished", "Done.")
+        assert "cost_usd" not in done["usage"], "a name behind an address may mean anything"
+        assert (home.work / "out/a.txt").read_text() == "hi\n"
+        home.podsup("restart", "alice")
+        assert home.json("run", "alice", "again", "--wait")["text"] == "Still here."
+        assert all(one.headers["authorization"] == f"Bearer {KEY}" for one in server.requests)
+        if scheme == "openai_responses":
+            kept = [
+                one for one in server.requests[-1].body["input"] if one.get("type") == "reasoning"
+            ]
+            assert kept[0]["encrypted_content"] == "gAAA-opaque", "it survives a restart"
+        assert places_of(KEY, home) == []
         home.down()
 
 
