@@ -85,7 +85,7 @@ class Summariser:
 class Compactor:
     """The compaction of one pod. `prompt` renders the system prompt of a new segment.
 
-    `installed` is called when it has begun.
+    `installed` is called when it has begun; `tools_bytes` is what a request says of the tools.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Compactor:
         prompt: Callable[[], Awaitable[str]],
         open_tasks: Callable[[], str | None],
         installed: Callable[[], None],
+        tools_bytes: Callable[[], int],
         clock: Callable[[], float],
         dice: Callable[[], float],
         progress: Callable[[str], None],
@@ -111,6 +112,7 @@ class Compactor:
         self._prompt = prompt
         self._open_tasks = open_tasks
         self._installed = installed
+        self._tools_bytes = tools_bytes
         self._clock = clock
         self._dice = dice
         self._progress = progress
@@ -204,8 +206,11 @@ class Compactor:
         history = core.new_history(summary.text, files, self._open_tasks(), parts.tail)
         prompt = await self._prompt()
         in_run = sum(len(entry.model_dump_json()) for entry in run_entries)
-        size = len(prompt.encode("utf-8", "replace")) + size_of_all(history) + in_run
-        after, most = size // BYTES_PER_TOKEN, int(self._rules.threshold * self._window)
+        after = _tokens(prompt, history, in_run)
+        # What each request carries besides is in the figures of the old history, if they have it.
+        beside = before - _tokens(state.system_prompt or "", state.history, in_run)
+        after += min(self._tools_bytes() // BYTES_PER_TOKEN, max(0, beside))
+        most = int(self._rules.threshold * self._window)
         if (refusal := core.refusal_of(before=before, after=after, most=most)) is not None:
             raise CompactionFailed(refusal)
 
@@ -297,6 +302,11 @@ class Compactor:
         except PodsupError as error:
             return error
         return None
+
+
+def _tokens(prompt: str, items: Sequence[Item], more: int) -> int:
+    size = len(prompt.encode("utf-8", "replace")) + size_of_all(items) + more
+    return size // BYTES_PER_TOKEN
 
 
 def _bounded(rules: EngineRules) -> EngineRules:

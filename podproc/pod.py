@@ -640,6 +640,7 @@ class Pod:
             prompt=self._system_prompt,
             open_tasks=lambda: self._tools.tasks.open_text() if self._tools.tasks else None,
             installed=lambda: self._briefing.log_files(),
+            tools_bytes=self._tools.registry.schema_bytes,
             clock=time.monotonic,
             dice=random.random,
             progress=self._progress,

@@ -141,6 +141,13 @@ class Registry:
         tools = (self._tools[name][0] for name in self.names())
         return [ToolSchema(t.name, t.description, _schema(t.Args)) for t in tools]
 
+    def schema_bytes(self) -> int:
+        """Return about how much a request says of the tools, in bytes."""
+        return sum(
+            len(one.name) + len(one.description) + len(json.dumps(one.parameters))
+            for one in self.schemas()
+        )
+
     def comes_first(self, name: str) -> bool:
         """Say whether a call of this tool is run before the others of its batch."""
         tool = self._tools.get(name)

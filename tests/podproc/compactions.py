@@ -50,11 +50,13 @@ class Minds:
         summaries: tuple[list[Move], ...] = (),
         window: int = WINDOW,
         bytes_per_token: float = BYTES_PER_TOKEN,
+        beside: int = 0,
     ) -> None:
         self.context_window = window
         self.pod = PlayedModel(*plays)
         self.summariser = PlayedModel(*summaries)
         self._per_token = bytes_per_token
+        self._beside = beside
 
     async def stream(self, request: base.ModelRequest) -> AsyncIterator[base.ModelEvent]:
         """Play the next list of whom it is for."""
@@ -76,7 +78,7 @@ class Minds:
     def tokens(self, request: base.ModelRequest) -> int:
         """Return how large a request is, as the provider counts."""
         size = len(request.system_prompt.encode()) + size_of_all(request.items)
-        return int(size / self._per_token)
+        return int(size / self._per_token) + self._beside
 
     def shown(self, number: int = -1) -> list[str]:
         """Return what the pod's model was asked with: texts, and results with their bodies."""

@@ -297,6 +297,25 @@ def test_a_summary_that_is_of_no_use_changes_nothing(house: Home, how: str) -> N
     assert total == 4 + (0 if how == "it fails" else 2 * len(plays))
 
 
+def test_what_each_request_carries_besides_does_not_make_compactions_without_end(
+    auto: Home,
+) -> None:
+    """What is said of the tools is in the figures and in no history: no summary makes it less."""
+    tools = 900
+    window = tools * 4 // 3  # the threshold is what the tools take alone
+    minds = Minds(*[DONE] * 6, summaries=(SUMMARY,) * 3, window=window, beside=tools)
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            for number in range(6):
+                await life.run(f"run {number} {'x' * 400}")
+            assert {one.body["error"] for one in life.told("compact_failed")} != set()
+            assert not life.told("compact_done")
+            assert life.told("compact_start")[3:] == [], "three failures, and no more money"
+
+    drive(main())
+
+
 def test_a_segment_that_the_supervisor_refuses_is_not_made(house: Home) -> None:
     async def main() -> None:
         async with alive(house, model=Minds(DONE, DONE, summaries=(SUMMARY, SUMMARY))) as life:
