@@ -46,6 +46,9 @@ MOST_TURNS = 12
 MOST_S = 300.0
 """Seconds for a whole summary, whatever the engine's own limit is."""
 
+LEAST_GAIN = 0.05
+"""Of the window: a compaction by itself has at least so much to make less of."""
+
 LEAST_FILE = 512
 """Bytes: less of a file is not worth showing."""
 
@@ -59,6 +62,14 @@ class NothingToCompact(CompactionFailed):
 
     def __init__(self) -> None:
         super().__init__("there is nothing to summarise yet")
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """The new segment is there. `was_cancelled`: somebody asked for the end of it too late."""
+
+    segment_id: str
+    was_cancelled: bool = False
 
 
 class FileSource(Protocol):
@@ -116,16 +127,19 @@ class Compactor:
         self._clock = clock
         self._dice = dice
         self._progress = progress
+        self._failed_in_run = False
 
     # -- by itself, as part of a run
 
     async def before_run(self) -> None:
         """Compact where the history is over `threshold`; the run has shown nothing yet."""
+        self._failed_in_run = False
         await self._if_over(self._rules.threshold, shown=False)
 
     async def between_turns(self, *, shown: bool) -> None:
         """Compact where it is over `request_threshold`; `shown`: the run has shown something."""
-        await self._if_over(self._rules.request_threshold, shown=shown)
+        if shown or not self._failed_in_run:  # else it would be bought again, of the same history
+            await self._if_over(self._rules.request_threshold, shown=shown)
 
     @property
     def failures(self) -> int:
@@ -138,26 +152,27 @@ class Compactor:
         is_over = self._record.context_tokens() > fraction * self._window
         if not is_over or not self._rules.auto or self.failures >= core.FAILURES:
             return
-        if not self._place(shown)[0].history:
-            return  # it is the run's own input that is large
+        head = self._head(self._place(shown)[0])
+        if size_of_all(head) < self._window * BYTES_PER_TOKEN * LEAST_GAIN:
+            return  # it is the run's own input that is large, or what no summary makes less
         self._record.emit(ev.CompactStart())
         try:
-            segment_id = await self.compact(shown=shown)
+            done = await self.compact(shown=shown)
         except CompactionFailed as failure:
+            self._failed_in_run = True
             self._record.emit(ev.CompactFailed(error=failure.message))
-        except TooLate as late:
-            self._record.emit(ev.CompactDone(new_segment_id=late.segment_id))
-            raise
         except asyncio.CancelledError:
             self._record.emit(ev.CompactFailed(error="cancelled"))
             raise
         else:
-            self._record.emit(ev.CompactDone(new_segment_id=segment_id))
+            self._record.emit(ev.CompactDone(new_segment_id=done.segment_id))
+            if done.was_cancelled:
+                raise asyncio.CancelledError
 
     # -- once
 
-    async def compact(self, *, shown: bool = True) -> str:
-        """Compact now, and return the new segment's id.
+    async def compact(self, *, shown: bool = True) -> Compacted:
+        """Compact now.
 
         Raises CompactionFailed (counted, where something was tried), or CancelledError, with
         nothing changed.
@@ -192,12 +207,11 @@ class Compactor:
                 AlertSource.COMPACTOR,
             )
 
-    async def _compact(self, shown: bool) -> str:
+    async def _compact(self, shown: bool) -> Compacted:
         record = self._record
         state, _, run_entries = self._place(shown)
         before = record.context_tokens()
-        tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=before)
-        parts = core.split(state.history, state.usage_history, tail)
+        parts = self._split(state)
         if not parts.head:
             raise NothingToCompact
         touched = core.files_of(parts.head, known=self._files.touched())
@@ -234,6 +248,14 @@ class Compactor:
         segment_id = await self._record.go_on(fresh)
         self._installed()
         return segment_id
+
+    def _split(self, state: Replayed) -> core.Split:
+        total = self._record.context_tokens()
+        tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=total)
+        return core.split(state.history, state.usage_history, tail)
+
+    def _head(self, state: Replayed) -> tuple[Item, ...]:
+        return self._split(state).head
 
     def _place(self, shown: bool) -> tuple[Replayed, en.SegmentRef, tuple[en.Entry, ...]]:
         """Return the state to be summarised, where it stands, and what goes on unchanged."""
@@ -325,28 +347,18 @@ def _is_count(entry: en.Entry) -> bool:
     return isinstance(entry, en.Extension) and entry.domain == DOMAIN
 
 
-async def _to_the_end(work: Awaitable[str]) -> str:
-    """Finish what has begun, however often it is cancelled; that is told behind it."""
+async def _to_the_end(work: Awaitable[str]) -> Compacted:
+    """Finish what has begun, however often it is cancelled; that is told beside it."""
     task = asyncio.ensure_future(work)
-    is_cancelled = False
+    was_cancelled = False
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
-            is_cancelled = True
-    if is_cancelled:
-        if task.cancelled() or task.exception() is not None:
-            raise asyncio.CancelledError
-        raise TooLate(task.result())
-    return task.result()
-
-
-class TooLate(asyncio.CancelledError):
-    """A cancellation that came when the new segment was being made: it is there now."""
-
-    def __init__(self, segment_id: str) -> None:
-        super().__init__(segment_id)
-        self.segment_id = segment_id
+            was_cancelled = True
+    if was_cancelled and (task.cancelled() or task.exception() is not None):
+        raise asyncio.CancelledError
+    return Compacted(task.result(), was_cancelled)
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from podproc import turn_terms as t
 from podproc.arrivals import arrived, message_id
 from podproc.briefing import Briefing
 from podproc.clock import new_id, wall_ms
-from podproc.compactor import CompactionFailed, Compactor, Summariser, TooLate, unmatched
+from podproc.compactor import CompactionFailed, Compactor, Summariser, unmatched
 from podproc.engine.loop import EngineLoop
 from podproc.link import Link, Now
 from podproc.models.base import Model
@@ -466,13 +466,11 @@ class Pod:
     async def _compact(self) -> None:
         self._record.emit(ev.CompactStart())
         try:
-            segment_id = await self._compactor.compact()
+            done = await self._compactor.compact()  # a cancel that comes too late is no end of it
         except CompactionFailed as failure:
             self.feed(t.CompactionOver(error=failure.message))
-        except TooLate as late:
-            self.feed(t.CompactionOver(new_segment_id=late.segment_id))
         else:
-            self.feed(t.CompactionOver(new_segment_id=segment_id))
+            self.feed(t.CompactionOver(new_segment_id=done.segment_id))
         finally:
             self._progress("idle")
 
@@ -541,6 +539,8 @@ class Pod:
         )
 
     def _beat(self) -> None:
+        if self._gone.done():
+            return
         asyncio.get_running_loop().call_later(self._birth.beat_interval_s, self._beat)
         self._link.beat(self._manifest.name, self._birth.incarnation, self._doing)
         self._watchers.tick()

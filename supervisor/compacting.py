@@ -20,6 +20,7 @@ from protocol.snapshot import Snapshot
 from protocol.status import Flag, Lane
 from protocol.watch import Deliver, Synced
 from supervisor.following import FLEET
+from supervisor.submitting import until_synced
 
 if TYPE_CHECKING:
     from supervisor.client import AsyncClient
@@ -50,8 +51,9 @@ async def compact_and_wait(
     try:
         async with asyncio.timeout(timeout_s):
             await client.watch_fleet(queue, pod=pod)
-            await client.watch_pod(pod, queue, lanes=(Lane.STATE,))
-            before = await _snapshot(client, queue)
+            watched = (await client.watch_pod(pod, queue, lanes=(Lane.STATE,))).incarnation
+            synced = await until_synced(client, pod, queue, watched)
+            before = Snapshot.from_wire(synced.body)
             header, _ = await client.request(pod, m.Compact.method, m.Compact())
             segment_id = await _end(client, pod, queue, header.seq or 0)
             after = Snapshot.from_wire(await client.snapshot(pod))
@@ -64,16 +66,6 @@ async def compact_and_wait(
         client.unwatch(queue)
     tokens = before.greeting.context_tokens, after.greeting.context_tokens
     return Compacted(segment_id or after.segment_id, *tokens)
-
-
-async def _snapshot(client: AsyncClient, queue: asyncio.Queue[tuple[str, Told]]) -> Snapshot:
-    """Return the pod's snapshot, once the fleet is followed too."""
-    found: dict[str, Synced] = {}
-    while len(found) < 2:
-        source, told = await client.next_of(queue)
-        if isinstance(told, Synced):
-            found[source] = told
-    return Snapshot.from_wire(next(told.body for source, told in found.items() if source != FLEET))
 
 
 @dataclass(frozen=True, slots=True)

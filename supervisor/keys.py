@@ -8,6 +8,7 @@ A file is read at each start of a pod, so a key can be changed without stopping 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 
 from protocol.birth import Access
@@ -43,7 +44,7 @@ def collect(pods: Iterable[PodManifest], environ: Mapping[str, str]) -> dict[str
     """Return what of an environment the models of a fleet, and of pods added later, may need."""
     named = {m.key_variable for pod in pods for m in models_of(pod)}
     return {
-        name: value
+        name: value.encode("utf-8", "replace").decode()
         for name, value in environ.items()
         if value and (name in named or name.endswith(("_API_KEY", "_BASE_URL")))
     }
@@ -63,40 +64,59 @@ class Keys:
         if model.scheme is Scheme.SCRIPTED:
             return None
         variable = _BASE_URLS.get(model.scheme, "")
-        return Access(
-            api_key=self._key(model), base_url=model.base_url or self._values.get(variable)
-        )
+        url = model.base_url or self._values.get(variable)
+        if url is not None and "@" in url.partition("://")[2].partition("/")[0]:
+            raise InvalidRequest(
+                "the base_url of a model must not hold a user or a key",
+                next_step="put the key into the environment or a file: see docs/models.md",
+            )
+        return Access(api_key=self._key(model), base_url=url)
 
     def _key(self, model: Model) -> str:
         if model.api_key_file is not None:
             return _of_file(model.api_key_file)
         variable = model.key_variable or ""
-        if not (key := self._values.get(variable)):
+        if not (key := self._values.get(variable, "").strip()):
             raise MissingKey(
-                f"{variable} is not set where the fleet was started",
+                f"{variable} was not taken from where the fleet was started: it was not set, or "
+                "neither the fleet file named it nor does it end with _API_KEY",
                 f"set {variable}, then podsup down and podsup start; or name a file in "
                 "model.api_key_file",
+            )
+        if not _is_plain(key):
+            raise MissingKey(
+                f"what {variable} holds is no key: a key is one word of plain characters",
+                f"set {variable} anew, then podsup down and podsup start",
             )
         return key
 
 
+def _is_plain(key: str) -> bool:
+    """Whether it can be one: it goes into a header of a request, and is looked for in texts."""
+    return bool(key) and all("!" <= character <= "~" for character in key)
+
+
 def _of_file(path: str) -> str:
+    again = "then podsup restart the pod"
     try:
-        with open(path, encoding="utf-8") as file:
-            found = os.fstat(file.fileno())
-            key = file.read(MOST).strip()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise MissingKey(f"the key file {path} is no file", f"mend it, {again}")
+            key = file.read(MOST).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise MissingKey(
-            f"the key file {path} cannot be read: {error}", "mend it, then podsup restart the pod"
+            f"the key file {path} cannot be read: {why}", f"mend it, {again}"
         ) from error
     if found.st_mode & 0o077:
         raise MissingKey(
             f"the key file {path} may be read by others (mode {found.st_mode & 0o777:o})",
-            f"chmod 600 {path}, then podsup restart the pod",
+            f"chmod 600 {path}, {again}",
         )
-    if not key or len(key.split()) != 1:
+    if not _is_plain(key):
         raise MissingKey(
-            f"the key file {path} does not hold one key and nothing else",
-            "mend it, then podsup restart the pod",
+            f"the key file {path} does not hold one key and nothing else", f"mend it, {again}"
         )
     return key

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from protocol import events as ev
 from protocol import methods as m
-from protocol.errors import AlreadyRunning, Timeout
+from protocol.entries import Entry, Invoke, SegmentStart
+from protocol.errors import AlreadyRunning, Timeout, Unreachable
 from protocol.segments import Segment
-from protocol.watch import Synced
+from protocol.snapshot import FleetSnapshot
+from protocol.watch import Deliver, Synced
 from supervisor.following import RunDone, RunFollower, outcome_in
 from supervisor.reach import new_id
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 MOST_ENTRIES = 10_000
+MOST_PAGES = 100
 RETRY_S = 0.1
 _SELF_STARTED = ("notify", "pod_event")
 
@@ -48,15 +52,9 @@ async def submit(
     follower = RunFollower(pod, "", on_text)
     try:
         async with asyncio.timeout(timeout_s):
-            await client.watch_pod(pod, queue)
+            watched = (await client.watch_pod(pod, queue)).incarnation
             await client.watch_fleet(queue, pod=pod)
-            synced: set[str] = set()
-            while len(synced) < 2:
-                source, told = await client.next_of(queue)
-                if isinstance(told, Synced):
-                    synced.add(source)
-                    if source == pod:
-                        on_told(told)
+            on_told(await until_synced(client, pod, queue, watched))
             follower.request_id = await _send_when_free(client, pod, method, patience_s, on_busy)
             while True:
                 source, told = await client.next_of(queue)
@@ -78,10 +76,62 @@ async def submit(
         client.unwatch(queue)
 
 
+async def until_synced(
+    client: AsyncClient, pod: str, queue: asyncio.Queue[tuple[str, Told]], watched: int
+) -> Synced:
+    """Wait until pod and fleet are followed; return the pod's snapshot.
+
+    Raises Unreachable where the pod is gone, or another process of it is there by now.
+    """
+    found: dict[str, Synced] = {}
+    while len(found) < 2:
+        source, told = await client.next_of(queue)
+        match told:
+            case Synced() if source == pod:
+                found[pod] = told
+            case Synced(body=body):
+                rows = FleetSnapshot.from_wire(body).pods
+                there = next((row for row in rows if row.name == pod), None)
+                if there is None or there.endpoint is None or there.incarnation != watched:
+                    raise _gone(pod, "it has ended, or begun anew, meanwhile")
+                found[source] = told
+            case Deliver(event=ev.PodExited(cause=cause)) if source != pod:
+                raise _gone(pod, cause)
+    return found[pod]
+
+
+def _gone(pod: str, why: str) -> Unreachable:
+    return Unreachable(
+        f"pod {pod} could not be asked, nothing was sent: {why}",
+        next_step=f"podsup why {pod}",
+        pod=pod,
+    )
+
+
 async def _look_in_log(client: AsyncClient, pod: str, request_id: str) -> RunDone | None:
-    """Events were lost for good: see in the log whether the run has ended meanwhile."""
-    history: m.History = await client.send(pod, m.GetHistory(limit=MOST_ENTRIES))
-    return outcome_in(history.entries, request_id)
+    """Events were lost for good: see in the log whether the run has ended meanwhile.
+
+    Read backwards until the run's beginning is there, over as many segments as the session has.
+    """
+    entries: tuple[Entry, ...] = ()
+    segment: str | None = None
+    before: m.HistoryPosition | None = None
+    for _ in range(MOST_PAGES):
+        asked = m.GetHistory(segment_id=segment, before=before, limit=MOST_ENTRIES)
+        page: m.History = await client.send(pod, asked)
+        entries = (*page.entries, *entries)
+        begun = any(isinstance(e, Invoke) and e.request_id == request_id for e in page.entries)
+        if begun or not page.entries:
+            break
+        segment, first = page.segment_id, page.entries[0]
+        if page.first_index > 0:
+            before = m.HistoryPosition(index=page.first_index)
+        elif isinstance(first, SegmentStart) and (source := first.continues) is not None:
+            segment = source.segment_id
+            before = None if source.at_entry is None else m.HistoryPosition(index=source.at_entry)
+        else:
+            break
+    return outcome_in(entries, request_id)
 
 
 async def _send_when_free(

@@ -713,16 +713,20 @@ def test_a_full_disk_does_not_make_a_run_go_on_that_was_cancelled(
 
 
 def test_a_failure_before_the_run_does_not_outlive_the_success_in_it(auto: Home) -> None:
-    """Three in a row: what has worked begins to count anew, in whatever order they came."""
+    """Three in a row: what has worked begins to count anew, in whatever order they came.
+
+    What failed is not bought again of the same history: first something has to be shown.
+    """
     fails: list[Move] = [base.ProviderFailure("no", retryable=False)]
+    looks: list[Move] = [*call("c1", "Glob", '{"pattern":"*"}'), *end("tool_use")]
 
     async def main() -> None:
-        async with alive(auto, model=Minds(DONE, DONE, summaries=(fails, SUMMARY))) as life:
+        minds = Minds(DONE, looks, DONE, summaries=(fails, SUMMARY))
+        async with alive(auto, model=minds) as life:
             await life.run(bulk("first", 5000))
             await life.run(bulk("second", 2500))
-            assert life.words("compact_failed", "compact_done") == [
-                *("compact_failed", "compact_done")
-            ]
+            told = life.words("compact_failed", "compact_done", "tool_result")
+            assert told == ["compact_failed", "tool_result", "compact_done"]
             assert life.pod._compactor.failures == 0
 
     drive(main())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.birth import Access
+from protocol.errors import InvalidRequest
 from protocol.manifest import Model, PodManifest
 from supervisor.boot import Boot, clean_environment
 from supervisor.keys import Keys, MissingKey, collect
@@ -75,9 +76,39 @@ def test_a_key_file_that_is_no_good_is_named_and_not_shown(
 
 
 def test_a_key_that_is_not_set_is_named_by_its_variable() -> None:
-    with pytest.raises(MissingKey, match="MINE is not set") as caught:
+    with pytest.raises(MissingKey, match="MINE was not taken") as caught:
         Keys({"ANTHROPIC_API_KEY": SECRET}).access(model(api_key_env="MINE"))
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["sk-one two", "sk-\u00e4", "sk-\x00", "\ufffd"])
+def test_what_can_be_no_key_is_refused_before_it_can_be_shown(value: str) -> None:
+    with pytest.raises(MissingKey, match="is no key") as caught:
+        Keys({"ANTHROPIC_API_KEY": value}).access(model())
+    assert value not in str(caught.value)
+
+
+def test_the_line_end_behind_a_key_is_no_part_of_it() -> None:
+    assert Keys({"ANTHROPIC_API_KEY": f"{SECRET}\n"}).access(model()) == Access(api_key=SECRET)
+
+
+def test_a_key_file_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    os.mkfifo(path, 0o600)
+    with pytest.raises(MissingKey, match="is no file"):
+        Keys({}).access(model(api_key_file=str(path)))
+
+
+def test_an_address_with_a_user_in_it_is_refused_without_showing_it() -> None:
+    url = f"http://u:{SECRET}@host/v1"
+    with pytest.raises(InvalidRequest, match="must not hold") as caught:
+        Keys({"ANTHROPIC_API_KEY": "k"}).access(model(base_url=url))
+    assert SECRET not in f"{caught.value} {caught.value.next_step} {caught.value.details}"
+
+
+def test_an_environment_that_is_no_text_does_not_keep_a_fleet_from_starting() -> None:
+    kept = collect([], {"ANTHROPIC_API_KEY": "sk-\udcff"})
+    Boot(fleet="f", file="/f", workspace="/w", operation="o", keys=kept).model_dump_json()
 
 
 def test_only_what_models_may_need_is_taken_from_an_environment() -> None:
