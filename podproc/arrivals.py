@@ -1,11 +1,10 @@
-"""What a notification or a child's report puts into the inbox. Pure, but for the clock."""
+"""What a notification or a child's report puts into the inbox. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from podproc import turn_terms as t
-from podproc.clock import wall_ms
 from podproc.notifications import Arrived
 from protocol import methods as m
 from protocol.calls import OPERATOR
@@ -32,8 +31,13 @@ def _from_pod(sender: str, message: str) -> str:
     return "\n  ".join(f"Message from pod {sender}: {message}".splitlines())
 
 
-def arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) -> Arrived | None:
-    """Return what a request puts into the inbox; None where it tells only what is known."""
+def arrived(
+    request: t.Request, wakes: bool, *, ts: int, knows: Callable[[str], bool]
+) -> Arrived | None:
+    """Return what a request puts into the inbox at `ts` (epoch ms).
+
+    None where it tells only what is known.
+    """
     events: tuple[str, ...] = ()
     match request.method:
         case m.Notify(message=message, queued=queued, news=news):
@@ -55,7 +59,7 @@ def arrived(request: t.Request, wakes: bool, *, knows: Callable[[str], bool]) ->
         case other:
             raise AssertionError(other.method)
     return Arrived(
-        ts=wall_ms(),
+        ts=ts,
         id=key,
         item=item,
         wakes=wakes,

@@ -46,9 +46,6 @@ MOST_TURNS = 12
 MOST_S = 300.0
 """Seconds for a whole summary, whatever the engine's own limit is."""
 
-LEAST_GAIN = 0.05
-"""Of the window: a compaction by itself has at least so much to make less of."""
-
 LEAST_FILE = 512
 """Bytes: less of a file is not worth showing."""
 
@@ -152,8 +149,7 @@ class Compactor:
         is_over = self._record.context_tokens() > fraction * self._window
         if not is_over or not self._rules.auto or self.failures >= core.FAILURES:
             return
-        head = self._head(self._place(shown)[0])
-        if size_of_all(head) < self._window * BYTES_PER_TOKEN * LEAST_GAIN:
+        if not core.is_worth_it(self._split(self._place(shown)[0]).head, window=self._window):
             return  # it is the run's own input that is large, or what no summary makes less
         self._record.emit(ev.CompactStart())
         try:
@@ -220,10 +216,12 @@ class Compactor:
         history = core.new_history(summary.text, files, self._open_tasks(), parts.tail)
         prompt = await self._prompt()
         in_run = sum(len(entry.model_dump_json()) for entry in run_entries)
-        after = _tokens(prompt, history, in_run)
-        # What each request carries besides is in the figures of the old history, if they have it.
-        beside = before - _tokens(state.system_prompt or "", state.history, in_run)
-        after += min(self._tools_bytes() // BYTES_PER_TOKEN, max(0, beside))
+        after = core.tokens_after(
+            before=before,
+            old=_size(state.system_prompt or "", state.history) + in_run,
+            new=_size(prompt, history) + in_run,
+            tools=self._tools_bytes(),
+        )
         most = int(self._rules.threshold * self._window)
         if (refusal := core.refusal_of(before=before, after=after, most=most)) is not None:
             raise CompactionFailed(refusal)
@@ -253,9 +251,6 @@ class Compactor:
         total = self._record.context_tokens()
         tail = core.tail_tokens(wanted=self._rules.tail_tokens, total=total)
         return core.split(state.history, state.usage_history, tail)
-
-    def _head(self, state: Replayed) -> tuple[Item, ...]:
-        return self._split(state).head
 
     def _place(self, shown: bool) -> tuple[Replayed, en.SegmentRef, tuple[en.Entry, ...]]:
         """Return the state to be summarised, where it stands, and what goes on unchanged."""
@@ -326,9 +321,8 @@ class Compactor:
         return None
 
 
-def _tokens(prompt: str, items: Sequence[Item], more: int) -> int:
-    size = len(prompt.encode("utf-8", "replace")) + size_of_all(items) + more
-    return size // BYTES_PER_TOKEN
+def _size(prompt: str, items: Sequence[Item]) -> int:
+    return len(prompt.encode("utf-8", "replace")) + size_of_all(items)
 
 
 def _bounded(rules: EngineRules) -> EngineRules:

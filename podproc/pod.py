@@ -39,6 +39,7 @@ from podproc.segments import Position, Segments
 from podproc.tools.task_list import DOMAIN as TASKS
 from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
 from podproc.turn import Turn
+from podproc.turn_table import is_told
 from podproc.watchers import Watchers
 from protocol import events as ev
 from protocol import methods as m
@@ -55,17 +56,13 @@ from protocol.errors import (
 from protocol.lanes import Lanes
 from protocol.session.store import SessionStore
 from protocol.snapshot import Greeting, Snapshot
-from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult, Trigger
+from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
 from protocol.transport import Transport
 
 JOIN_JOBS_S = 5.0
 CLAIM_S = 10.0
 CONFIG_ERROR = 78
 """Exit code of a pod whose birth it cannot live with: not retried."""
-
-
-SUBMITTED = (Trigger.USER_SEND, Trigger.RESUME)
-"""What starts a run that is reported upward."""
 
 PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
 
@@ -222,8 +219,8 @@ class Pod:
         record = self._record
         cut = record.state.open_run
         from_parent = self._inbox.has_taken_from_parent()
-        is_told = cut is not None and (cut.trigger in SUBMITTED or from_parent)
-        await record.close_crash(self._reports.next_id() if is_told else None)
+        tells = cut is not None and is_told(cut.trigger, consumed_parents=from_parent)
+        await record.close_crash(self._reports.next_id() if tells else None)
         self._settle_inbox()
         if cut is not None:
             error = ErrorBody(code=ErrorCode.INTERRUPTED, message=DIED)
@@ -357,7 +354,7 @@ class Pod:
                 self._gone.set_result(1)
 
     def _store(self, request: t.Request, wakes: bool) -> None:
-        message = arrived(request, wakes, knows=self._inbox.knows)
+        message = arrived(request, wakes, ts=wall_ms(), knows=self._inbox.knows)
         if message is None:
             self.feed(t.Stored(request, wakes=False))
             return
@@ -404,12 +401,13 @@ class Pod:
     async def _close(self, end: t.Close) -> None:
         self._progress("closing the run")
         error: ErrorBody | None = None
-        is_told = end.plan.reports or self._inbox.has_taken_from_parent()
+        from_parent = self._inbox.has_taken_from_parent()
+        tells = is_told(end.plan.trigger, consumed_parents=from_parent)
         try:
             if end.result is RunResult.ROLLED_BACK:
                 await self._record.take_back()
             else:
-                report = self._reports.begin() if is_told else None
+                report = self._reports.begin() if tells else None
                 await self._record.end(
                     end.result,
                     end.reason,

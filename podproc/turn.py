@@ -22,6 +22,7 @@ from podproc.turn_table import (
     NEXT_STATUS,
     Column,
     Do,
+    is_told,
     run_end_of,
 )
 from podproc.turn_terms import (
@@ -178,7 +179,7 @@ class Turn:
             case Do.STAGE_RESUME if state.abandoning:
                 return [Reply(request, NotPaused("the paused run is being abandoned"))]
             case Do.STAGE_RESUME:
-                plan = RunPlan(RunKind.RESUME, Trigger.RESUME, request, reports=True)
+                plan = RunPlan(RunKind.RESUME, Trigger.RESUME, request)
                 return self._stage(plan)
             case Do.BUFFER:
                 return self._buffer(request)
@@ -325,7 +326,7 @@ class Turn:
         if closed.error is not None:
             result, reason, error = RunResult.ERRORED, None, closed.error
         status = NEXT_STATUS[result]
-        reports = plan.reports or closed.consumed_report
+        reports = is_told(plan.trigger, consumed_parents=closed.consumed_report)
         self._set(status=status, plan=None, begun=False, stop=None, ending=None)
         out: list[Instruction] = [PublishRunEnd(plan, result, reason, error)]
         nexts = self._after(plan, result, closed)
@@ -412,7 +413,7 @@ class Turn:
 
 def _run_plan(request: Request) -> RunPlan:
     assert isinstance(request.method, m.Run)
-    return RunPlan(RunKind.RUN, Trigger.USER_SEND, request, request.method.input, reports=True)
+    return RunPlan(RunKind.RUN, Trigger.USER_SEND, request, request.method.input)
 
 
 def _trigger_of(request: Request) -> Trigger:

@@ -17,7 +17,7 @@ from podproc.turn_terms import (
     StopWish,
 )
 from protocol import methods as m
-from protocol.status import PodStatus, RunResult
+from protocol.status import PodStatus, RunResult, Trigger
 
 # -- the tables
 
@@ -90,6 +90,14 @@ NEXT_STATUS = {
     RunResult.ROLLED_BACK: PodStatus.IDLE,
     RunResult.ERRORED: PodStatus.IDLE,
 }
+
+
+def is_told(trigger: Trigger, *, consumed_parents: bool) -> bool:
+    """Whether the parent is told how a run ended.
+
+    Of one that somebody submitted, and of one that has consumed a message which the parent queued.
+    """
+    return trigger in (Trigger.USER_SEND, Trigger.RESUME) or consumed_parents
 
 
 def run_end_of(plan: RunPlan, wish: StopWish | None, over: RunOver) -> tuple[RunResult, str | None]:

@@ -51,13 +51,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that was staged. `reports`: its end is told to the parent."""
+    """A run that was staged."""
 
     kind: RunKind
     trigger: Trigger
     request: Request | None = None
     input: tuple[Segment, ...] = ()
-    reports: bool = False
 
     @property
     def request_id(self) -> str | None:

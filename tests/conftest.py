@@ -70,11 +70,12 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    passed = terminalreporter.stats.get("passed", ())
-    if any("models/test_matrix.py" in report.nodeid for report in passed):
+    reports = terminalreporter.stats.get("passed", ())
+    passed = {report.nodeid.rpartition("models/")[2] for report in reports}
+    if any(node.startswith("test_matrix.py") for node in passed):
         from tests.podproc.models.matrix import table
 
-        terminalreporter.write_line(table())
+        terminalreporter.write_line(table(passed))
     if left_out := config.stash[_deselected]:
         flags = {"-m": config.getoption("markexpr"), "-k": config.getoption("keyword")}
         why = " ".join(f"{flag} '{value}'" for flag, value in flags.items() if value)

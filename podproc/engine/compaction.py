@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from podproc.engine.estimate import item_tokens
+from podproc.engine.estimate import BYTES_PER_TOKEN, item_tokens, size_of_all
 from podproc.engine.history import FILE_NOW, SUMMARY
 from podproc.engine.text import cut_text
 from protocol.entries import Item, LlmUsage, Message, Reasoning, ToolCall, ToolResult
@@ -29,6 +29,9 @@ HEADINGS = ("Done", "In progress", "Decisions", "The user's directives", "Where 
 
 FAILURES = 3
 """So many in a row, and nothing is compacted by itself until somebody has it done."""
+
+LEAST_GAIN = 0.05
+"""Of the window: a compaction by itself has at least so much to make less of."""
 
 MUST_READ = "Files to read again"
 
@@ -195,6 +198,24 @@ def refusal_of(*, before: int, after: int, most: int) -> str | None:
     if after > most:
         return f"the result ({after} tokens) is still over the threshold ({most})"
     return None
+
+
+def is_worth_it(head: Iterable[Item], *, window: int) -> bool:
+    """Whether there is enough to make less of for a compaction that nobody asked for.
+
+    Else one would follow the other: what a request carries besides its history stays.
+    """
+    return size_of_all(head) >= window * BYTES_PER_TOKEN * LEAST_GAIN
+
+
+def tokens_after(*, before: int, old: int, new: int, tools: int) -> int:
+    """Return the tokens of a request with the new history; `old` and `new` are bytes, by size.
+
+    What each request carries besides, such as what it says of the `tools` (bytes), is in the
+    figures of the old history, if they have it.
+    """
+    beside = max(0, before - old // BYTES_PER_TOKEN)
+    return new // BYTES_PER_TOKEN + min(tools // BYTES_PER_TOKEN, beside)
 
 
 def tail_tokens(*, wanted: int, total: int) -> int:

@@ -24,16 +24,13 @@ from protocol.manifest import Reasoning as Effort
 class Reach:
     """How a provider is reached; the key is shown nowhere. `base_url` None is the provider's own.
 
-    `context_window` and `max_output` in tokens. What the catalog does not know is None; `reasoning`
-    says whether the model can think, `provider` what is shown, where it is not the adapter's own.
+    `context_window` in tokens; `provider` is what is shown, where it is not the adapter's own.
     """
 
     model_id: str
     api_key: str = field(repr=False)
     base_url: str | None = None
     context_window: int = 200_000
-    max_output: int | None = None
-    reasoning: bool | None = None
     provider: str | None = None
 
 

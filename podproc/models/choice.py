@@ -47,8 +47,6 @@ def build_model(table: ModelTable, access: Access | None, birth: Birth) -> Model
         api_key=access.api_key,
         base_url=access.base_url,
         context_window=table.context_window or (known.context_window if known else DEFAULT_WINDOW),
-        max_output=known.max_output if known else None,
-        reasoning=known.reasoning if known else None,
         provider=table.scheme.value if known else UNKNOWN,
     )
     module, name = ADAPTERS[table.scheme]

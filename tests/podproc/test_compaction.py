@@ -316,6 +316,20 @@ def test_what_each_request_carries_besides_does_not_make_compactions_without_end
     drive(main())
 
 
+def test_figures_that_no_summary_makes_less_do_not_buy_one_before_every_request(
+    auto: Home,
+) -> None:
+    minds = Minds(*[DONE] * 12, summaries=(SUMMARY,) * 12, beside=8000)
+
+    async def main() -> None:
+        async with alive(auto, model=minds) as life:
+            for number in range(12):
+                await life.run(bulk(f"run {number}", 110))
+            assert len(life.told("compact_start")) <= 4, "each has 400 tokens to make less of"
+
+    drive(main())
+
+
 def test_a_segment_that_the_supervisor_refuses_is_not_made(house: Home) -> None:
     async def main() -> None:
         async with alive(house, model=Minds(DONE, DONE, summaries=(SUMMARY, SUMMARY))) as life:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podproc.engine import compaction as core
 from podproc.engine.compaction import (
     MUST_READ,
     Summary,
@@ -19,7 +20,7 @@ from podproc.engine.compaction import (
     tail_tokens,
     transcript,
 )
-from podproc.engine.estimate import item_tokens
+from podproc.engine.estimate import PER_ITEM, item_tokens
 from podproc.session.continuing import REQUEST_IDS, Continuation, first_entries
 from protocol.entries import (
     AssistantItem,
@@ -413,3 +414,28 @@ def test_a_call_that_was_open_is_open_in_the_new_segment() -> None:
     )
     after, _ = begun(continuation(state, history=state.history, is_compacted=False))
     assert after.unanswered == state.unanswered != ()
+
+
+def test_a_compaction_that_nobody_asked_for_has_a_twentieth_of_the_window_to_make_less_of() -> None:
+    def head(tokens: int) -> list[Item]:
+        return [asked("x" * (tokens * 4 - PER_ITEM))]
+
+    assert core.is_worth_it(head(50), window=1000)
+    assert not core.is_worth_it(head(49), window=1000)
+    assert not core.is_worth_it([], window=1000)
+
+
+@pytest.mark.parametrize(
+    ("before", "tools", "after"),
+    [
+        (1000, 0, 100),  # nothing is said of tools
+        (1000, 800, 300),  # their 200 tokens are in the figures
+        (1000, 8000, 600),  # more than figures and sizes differ by is not in the figures
+        (500, 800, 100),  # the old history was not measured: it is its size
+        (400, 800, 100),
+    ],
+)
+def test_what_a_request_carries_besides_is_added_as_far_as_the_figures_have_it(
+    before: int, tools: int, after: int
+) -> None:
+    assert core.tokens_after(before=before, old=2000, new=400, tools=tools) == after

@@ -1,23 +1,34 @@
 """Which case is proved for which format: the cases that every adapter has to stand, by their ids.
 
-`gemini` is the adapter of `openai_chat` at another address: what is its own is in `test_gemini`.
+None stands where a format has no such case: it ends a stream in one way only, or gives its figures
+in one place. `gemini` is the adapter of `openai_chat` at another address: what is its own is in
+`test_gemini`.
 """
 
 from __future__ import annotations
 
-from tests.podproc.models.anthropic_cases import CASE_IDS
-from tests.support.providers.openai_cases import CASES
+from collections.abc import Collection
 
 SCHEMES = ("anthropic", "openai_chat", "openai_responses")
 
-MATRIX: dict[str, tuple[str, str, str]] = {
+_TESTS = {
+    "streams": "test_anthropic.py::test_stream_becomes_events",
+    "failures": "test_anthropic.py::"
+    "test_failure_says_what_happened_and_whether_it_is_worth_a_retry",
+    "runs": "test_anthropic.py::test_run_over_the_wire",
+    "openai_chat": "test_openai_cases.py::test_chat_completions",
+    "openai_responses": "test_openai_cases.py::test_responses",
+}
+
+MATRIX: dict[str, tuple[str | None, str | None, str | None]] = {
     # what                          anthropic, openai_chat, openai_responses
     "text": ("streams/text", "text", "text"),
     "thinking": ("streams/thinking-signed", "reasoning-and-call", "reasoning-and-call"),
-    "hidden or redacted thinking": (
+    "hidden thinking": (
         "streams/thinking-redacted",
-        "reasoning-and-call",
-        "reasoning-and-call",
+        None,
+        "test_openai_responses.py::"
+        "test_encrypted_reasoning_goes_back_with_its_call_also_after_a_restore",
     ),
     "a call and its result": ("runs/tool-call-and-its-result", "call-in-pieces", "call-in-pieces"),
     "parallel calls": ("streams/calls-parallel", "calls-parallel", "calls-parallel"),
@@ -38,12 +49,13 @@ MATRIX: dict[str, tuple[str, str, str]] = {
         "call-malformed-arguments",
     ),
     "usage with a cache": ("streams/usage-with-cache", "usage-cached", "usage-cached"),
-    "usage late, alone or absent": (
+    "usage late, or more than once": (
         "streams/usage-alone-and-twice",
-        "chat-usage-absent",
-        "usage-cached",
+        "chat-usage-in-every-chunk",
+        None,
     ),
-    "the finish alone": ("streams/call-single", "chat-finish-alone", "call-in-pieces"),
+    "usage absent": ("streams/usage-missing", "chat-usage-absent", None),
+    "the finish alone": (None, "chat-finish-alone", None),
     "429, seconds": ("failures/http-429-seconds", "http-429-seconds", "http-429-seconds"),
     "429, a date": ("failures/http-429-date", "http-429-date", "http-429-date"),
     "out of credit": (
@@ -95,25 +107,28 @@ MATRIX: dict[str, tuple[str, str, str]] = {
         "reset-before-headers",
     ),
     "connection refused": (
-        "test_anthropic.py",
+        "test_anthropic.py::test_refused_connection_is_worth_a_retry_and_names_the_address",
         "connection-refused",
         "connection-refused",
     ),
 }
 
 
-def known(scheme: str) -> set[str]:
-    """Return the ids of the cases of a scheme."""
-    if scheme == "anthropic":
-        return {*CASE_IDS, "test_anthropic.py"}
-    return {case.id for case in CASES if scheme in case.schemes}
+def test_of(scheme: str, case: str) -> str:
+    """Return the test in which a case is played."""
+    if "::" in case:
+        return case
+    table, _, name = case.rpartition("/")
+    return f"{_TESTS[table or scheme]}[{name}]"
 
 
-def table() -> str:
-    """Return the cases by scheme, as text."""
+def table(passed: Collection[str]) -> str:
+    """Return the cases by scheme as text: yes where the test of it has passed."""
     rows = [f"{'case':<32}" + "".join(f"{scheme:<18}" for scheme in SCHEMES)]
-    for what, ids in MATRIX.items():
-        pairs = zip(SCHEMES, ids, strict=True)
-        marks = ("yes" if one in known(scheme) else "NO" for scheme, one in pairs)
+    for what, cases in MATRIX.items():
+        marks = (
+            "-" if case is None else "yes" if test_of(scheme, case) in passed else "NO"
+            for scheme, case in zip(SCHEMES, cases, strict=True)
+        )
         rows.append(f"{what:<32}" + "".join(f"{mark:<18}" for mark in marks))
     return "\n".join(row.rstrip() for row in rows)
