@@ -33,6 +33,9 @@ NO_BIRTH = b"\xc1"
 CONFIG_ERROR = ExitStatus(code=78)
 KILLED = ExitStatus(signal="SIGKILL")
 
+LIVING = ("S", "R", "D")
+"""States of a process that lives; D: it waits for the disk, as one that makes its folders."""
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -64,7 +67,7 @@ def test_exit_is_told_once_by_code_or_signal_and_the_zombie_is_held_until_its_tr
         bad, alice = await asyncio.gather(shell.fork("bad", NO_BIRTH), shell.living())
         assert await shell.status_of(bad) == CONFIG_ERROR
         assert "birth record" in (folder / "bad.log").read_text()
-        assert state_of(alice.pid) in "SR"
+        assert state_of(alice.pid) in LIVING
 
         shell.processes.send_signal(alice.pid, signal.SIGKILL)
         assert await shell.status_of(alice) == KILLED
@@ -102,7 +105,7 @@ def test_zygote_killed_loses_no_exit_status_and_another_one_takes_over(folder: P
         os.kill(bob.pid, signal.SIGUSR2)
         await until(lambda: shell.processes.zygote_pid not in (None, first), "there is another")
         assert await shell.status_of(bob) == ExitStatus(signal="SIGUSR2")
-        assert state_of(alice.pid) in "SR"
+        assert state_of(alice.pid) in LIVING
         os.kill(alice.pid, signal.SIGKILL)
         assert await shell.status_of(alice) == KILLED
         bad = await shell.fork("bad", NO_BIRTH)
@@ -217,7 +220,7 @@ def test_fork_whose_pidfd_found_no_room_fails_and_the_zygote_is_replaced(folder:
             with pytest.raises(ZygoteDied):
                 fork.result()
         await shell.processes.end_all_strays()
-        assert state_of(alice.pid) in "SR"
+        assert state_of(alice.pid) in LIVING
         bad = await shell.fork("bad", NO_BIRTH)
         assert await shell.status_of(bad) == CONFIG_ERROR
         await shell.end(bad)
@@ -235,7 +238,7 @@ def test_zygote_that_hangs_is_killed_and_the_fork_it_owes_fails(folder: Path) ->
             await asyncio.wait_for(shell.fork("bob"), 10)
         assert state_of(zygote) == ""
         assert "did not answer a fork" in shell.said[0]
-        assert state_of(alice.pid) in "SR"
+        assert state_of(alice.pid) in LIVING
         await shell.processes.start_zygote()
         await shell.kill(alice)
 
@@ -318,7 +321,7 @@ def test_tree_is_ended_with_what_got_away_below_the_pod_and_not_before_its_lock_
         stray = stray_of(alice.pid)
         os.kill(alice.pid, signal.SIGKILL)
         await shell.status_of(alice)
-        assert state_of(stray) in "SR"
+        assert state_of(stray) in LIVING
 
         is_free = False
         ending = asyncio.create_task(shell.processes.end_tree(alice.pid, lambda: is_free))
@@ -329,7 +332,7 @@ def test_tree_is_ended_with_what_got_away_below_the_pod_and_not_before_its_lock_
         is_free = True
         await asyncio.wait_for(ending, 5)
         await until(lambda: not state_of(alice.pid), "it is reaped")
-        assert state_of(bob.pid) in "SR", "another pod is no stray"
+        assert state_of(bob.pid) in LIVING, "another pod is no stray"
         await shell.kill(bob)
 
     def stray_of(pod: int) -> int:
