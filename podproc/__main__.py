@@ -13,9 +13,11 @@ import sys
 from pydantic import ValidationError
 from setproctitle import setproctitle
 
+from podproc.confine.kernel import no_new_privileges
 from podproc.pod import CONFIG_ERROR, Pod
 from podproc.tools.base import DuplicateTool
 from protocol.birth import Birth
+from protocol.cage import CageLevel, CageSupport, chosen_level
 from protocol.errors import Internal, InvalidRequest, NotAllowed, PodsupError, Unreachable
 from protocol.session.problems import LogDamaged
 from protocol.transport.zeromq import ZmqTransport
@@ -27,10 +29,10 @@ REFUSED = 77
 """Exit code of a pod whose hello was refused: it is not, or no longer, who it says."""
 
 
-def live(birth_bytes: bytes, life_lock: int) -> int:
+def live(birth_bytes: bytes, life_lock: int, cage: CageSupport) -> int:
     """Live one incarnation; returns the exit code.
 
-    The life lock stays open until the process ends.
+    The life lock stays open until the process ends; `cage` is what the zygote has found out.
     """
     random.seed()
     use_unfailing_stderr()
@@ -41,13 +43,15 @@ def live(birth_bytes: bytes, life_lock: int) -> int:
     except (ValidationError, BadFrame) as error:
         return _fail("the birth record is not valid", error, CONFIG_ERROR)
     setproctitle(f"podsup pod {birth.manifest.name}")
+    if chosen_level(birth.manifest.sandbox, cage) is not CageLevel.NONE:
+        no_new_privileges()  # whoever turns the cage off may want sudo
     try:
         os.chdir(birth.manifest.cwd)
     except OSError as error:
         return _fail("its working directory cannot be entered", error, CONFIG_ERROR)
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_live(birth, loop, life_lock))
+        return loop.run_until_complete(_live(birth, loop, life_lock, cage))
     except (
         InvalidRequest,
         DuplicateTool,
@@ -60,10 +64,12 @@ def live(birth_bytes: bytes, life_lock: int) -> int:
         return _fail("this pod cannot go on", error, 1)
 
 
-async def _live(birth: Birth, loop: asyncio.AbstractEventLoop, life_lock: int) -> int:
+async def _live(
+    birth: Birth, loop: asyncio.AbstractEventLoop, life_lock: int, cage: CageSupport
+) -> int:
     transport = ZmqTransport(loop)
     try:
-        pod = Pod(birth, transport, life_lock=life_lock)
+        pod = Pod(birth, transport, life_lock=life_lock, cage=cage)
         gc.freeze()  # a long history is in use to the end: walking it again and again would stall
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, pod.leave)

@@ -37,7 +37,7 @@ from podproc.rewinding import Rewinding
 from podproc.room import PodRoom
 from podproc.segments import Position, Segments
 from podproc.tools.task_list import DOMAIN as TASKS
-from podproc.toolset import Toolset, build_toolset, sandbox, summary_of
+from podproc.toolset import Toolset, build_toolset, summary_of
 from podproc.turn import Turn
 from podproc.turn_table import is_told
 from podproc.watchers import Watchers
@@ -45,12 +45,14 @@ from protocol import events as ev
 from protocol import methods as m
 from protocol.base import Wire
 from protocol.birth import Birth
+from protocol.cage import CageSupport, describe, is_below, refusal
 from protocol.catalog import UNKNOWN
 from protocol.control import ClaimSegment, Control, Hello, Progress, Resume, Welcome
 from protocol.error_body import ErrorBody
 from protocol.errors import (
     ErrorCode,
     Internal,
+    InvalidRequest,
     PodsupError,
 )
 from protocol.lanes import Lanes
@@ -106,11 +108,16 @@ class Pod:
         transport: Transport,
         *,
         life_lock: int | None = None,
+        cage: CageSupport | None = None,
         model: Model | None = None,
         post_run_jobs: tuple[PostRunJob, ...] = (),
     ) -> None:
         self._birth = birth
         self._manifest = birth.manifest
+        support = cage or CageSupport()
+        if (why := refusal(self._manifest.sandbox, support)) is not None:
+            raise InvalidRequest(why, next_step="podsup doctor shows what is missing")
+        self._sandbox = describe(self._manifest.sandbox, support)
         self._transport = transport
         self._post_run_jobs = post_run_jobs
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,6 +147,7 @@ class Pod:
         self._tools: Toolset = build_toolset(
             birth,
             life_lock=life_lock,
+            support=support,
             kin=self._kin,
             on_denied=lambda path, layer: self._record.emit(ev.ScopeDenied(path=path, layer=layer)),
             on_defect=self._on_defect,
@@ -151,6 +159,8 @@ class Pod:
         self._briefing = Briefing(birth, self._tools, self._record)
         self._model = model or build_model(self._manifest.model, birth.access, birth)
         self._warn_of_unknown_model()
+        if is_below(self._manifest.sandbox, support):
+            self._warn_of_no_cage(support)
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
         self._engine = EngineLoop(
@@ -560,6 +570,7 @@ class Pod:
             incarnation=self._birth.incarnation,
             endpoint=self._birth.events_endpoint,
             pid=os.getpid(),
+            sandbox=self._sandbox,
             resume=Resume(
                 status=self._turn.state.status,
                 session_id=self._record.session_id,
@@ -597,7 +608,7 @@ class Pod:
             model=self._model.model_id,
             scope_summary=summary_of(self._tools.scope),
             delegation_summary=summary_of(self._manifest.delegation_scope),
-            sandbox=sandbox(),
+            sandbox=self._sandbox,
             tools=tuple(self._tools.registry.names()),
             context_window=self._model.context_window,
             context_tokens=self._record.context_tokens(),
@@ -612,6 +623,11 @@ class Pod:
                 f"{self._model.context_window} tokens; model.context_window says better",
                 AlertSource.POD,
             )
+
+    def _warn_of_no_cage(self, support: CageSupport) -> None:
+        why = "; ".join(support.missing) or "nobody has looked what this machine can do"
+        told = f"{'; '.join(self._sandbox.unprotected)} ({why})"
+        self._record.alert(AlertLevel.WARN, told, AlertSource.POD)
 
     def _make_compactor(self) -> Compactor:
         manifest, own, birth = self._manifest, self._model, self._birth

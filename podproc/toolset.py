@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podproc.tools.base import Registry, ToolFailure
+from podproc.tools.base import Registry, ToolFailure, off_loop
+from podproc.tools.belt import confined_to
+from podproc.tools.cage import Cage
 from podproc.tools.files import Edit, Files, Read, ReadTracker, Write
 from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Keeper
@@ -21,10 +24,10 @@ from podproc.tools.search import Glob, Grep
 from podproc.tools.shell import Bash, command_environment
 from podproc.tools.tasks import Tasks, task_tools
 from protocol.birth import Birth
+from protocol.cage import CageLevel, CageSupport, chosen_level
+from protocol.errors import InvalidScope
 from protocol.scope import Permission, Scope, ScopeRule, canonical
-from protocol.snapshot import Sandbox, ScopeSummary
-
-UNPROTECTED = ("shell commands are not caged: they can read and write whatever this user can",)
+from protocol.snapshot import ScopeSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +62,22 @@ class Toolset:
     scope: Scope
     sources: Sources
     tasks: Tasks | None = None
+    cage: Cage | None = None
 
     async def close(self) -> None:
         """End every command and everything the commands started."""
         await self.keeper.close()
         await self.shell.close()
+        if self.cage is not None:
+            with contextlib.suppress(OSError):  # the next start empties it, or says why it cannot
+                await off_loop(self.cage.close)
 
 
 def build_toolset(
     birth: Birth,
     *,
     life_lock: int | None,
+    support: CageSupport,
     kin: Kin,
     on_denied: Callable[[str, str], None],
     on_defect: Callable[[Exception], None],
@@ -95,8 +103,9 @@ def build_toolset(
         cwd=manifest.cwd,
         closed=birth.product_dirs,
         opening=str(output_dir),
+        belt=confined_to,
     )
-    environment = command_environment(
+    bare = command_environment(
         {
             **os.environ,
             "PODSUP_POD": manifest.name,
@@ -105,18 +114,21 @@ def build_toolset(
             "PODSUP_COOKIE": birth.cookie,
         }
     )
+    cage = _cage(birth, support, scope, lends, str(output_dir), bare)
+    environment = bare if cage is None else cage.environment(bare)
     registry = Registry(
         policy=policy_of(manifest.permissions),
         on_defect=on_defect,
         content_limit=manifest.engine.tool_output,
     )
-    keeper = Keeper(environment=environment, life_lock=life_lock)
+    keeper = Keeper(environment=bare, life_lock=life_lock, cage=cage)
     files = Files(view, ReadTracker(), on_denied=on_denied)
     shell = Bash(
         keeper,
         cwd=manifest.cwd,
         environment=environment,
         store=OutputStore(str(output_dir)),
+        on_refused=lambda path: _tell_refusal(path, view, on_denied) if cage else None,
     )
     for tool in (
         Read(files),
@@ -137,7 +149,8 @@ def build_toolset(
         tasks = Tasks(keep_tasks, kept_tasks)
         for one in task_tools(tasks):
             registry.register(one, "tasks")
-    return Toolset(registry, view, lends, keeper, shell, scope, Sources(view, files.tracker), tasks)
+    sources = Sources(view, files.tracker)
+    return Toolset(registry, view, lends, keeper, shell, scope, sources, tasks, cage)
 
 
 def summary_of(scope: Scope) -> ScopeSummary:
@@ -148,9 +161,36 @@ def summary_of(scope: Scope) -> ScopeSummary:
     )
 
 
-def sandbox() -> Sandbox:
-    """Return how well commands are confined in this version."""
-    return Sandbox(level="none", unprotected=UNPROTECTED)
+def _cage(
+    birth: Birth,
+    support: CageSupport,
+    scope: Scope,
+    lends: Lends,
+    output_dir: str,
+    environment: Mapping[str, str],
+) -> Cage | None:
+    settings = birth.manifest.sandbox
+    level = chosen_level(settings, support)
+    if level is CageLevel.NONE:
+        return None
+    return Cage(
+        level,
+        settings,
+        scope=scope,
+        lent=lambda: lends.lent,
+        closed=birth.product_dirs,
+        opened=output_dir,
+        room=os.path.join(os.path.dirname(output_dir), "cage"),
+        environment=environment,
+    )
+
+
+def _tell_refusal(path: str, view: ScopeView, on_denied: Callable[[str, str], None]) -> None:
+    """Report what a command says it was refused, where that is what the scope says, too."""
+    with contextlib.suppress(InvalidScope):
+        real = canonical(path, cwd=view.cwd)
+        if view.permission(real) is not Permission.WRITE:
+            on_denied(real, "shell")
 
 
 def _with_output_rule(scope: Scope, output_dir: str) -> Scope:

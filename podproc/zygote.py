@@ -25,6 +25,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from podproc.confine.support import look
+from protocol.cage import CageSupport
 from protocol.manifest import Scheme
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, send_message
 
@@ -51,8 +53,9 @@ def preload(schemes: Sequence[Scheme] = ()) -> None:
 class Zygote:
     """Serves one supervisor over one channel."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, cage: CageSupport) -> None:
         self._channel = channel
+        self._cage = cage
         self._reader = MessageReader(channel)
         self._children: dict[int, int] = {}
         self._poll = select.poll()
@@ -122,7 +125,7 @@ class Zygote:
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             from podproc.__main__ import live
 
-            code = live(birth, life_lock)
+            code = live(birth, life_lock, self._cage)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -179,11 +182,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
+    cage = CageSupport.found(look())  # it forks, and nothing is cheaper to fork than this
     preload([Scheme(name) for name in sys.argv[2:]])
     gc.collect()
     gc.freeze()
     try:
-        Zygote(channel).serve()
+        Zygote(channel, cage).serve()
     except ChannelClosed:
         return
 

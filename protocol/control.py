@@ -88,6 +88,7 @@ class Hello(Control):
     endpoint: str
     pid: int
     resume: Resume
+    sandbox: Sandbox = Sandbox()
 
 
 class ClaimSegment(Control):

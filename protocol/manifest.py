@@ -647,5 +647,3 @@ def _turned_on(manifest: PodManifest) -> Iterator[tuple[str, str]]:
         yield "permissions.default_action", " (ask)"
     if any(rule.action is Action.ASK for rule in manifest.permissions.rule):
         yield "permissions.rule", " (ask)"
-    if manifest.sandbox.mode is SandboxMode.REQUIRE:
-        yield "sandbox.mode", ' ("require"): the shell is not caged in this version, level is none'

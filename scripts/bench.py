@@ -28,6 +28,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import bench_cage
 import bench_session
 import zmq
 from bench_fleet import (
@@ -470,6 +471,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], list[Measure]], float]] = {
     "restore": (bench_session.restore, 60),
     "run": (bench_session.run, 30),
     "attach": (bench_session.attach, 60),
+    "cage": (bench_cage.cage, 60),
 }
 """Each benchmark, and how many seconds it may take."""
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from protocol.cage import CageLevel, CageSupport, describe
+from protocol.manifest import Sandbox as Settings
 from supervisor.identity import Life
 
 OLDEST_PYTHON = (3, 11)
@@ -21,10 +23,6 @@ FILES_PER_POD = 5
 
 LITTLE_SPACE = 64 * 1024 * 1024
 TIGHT_SPACE = 1024 * 1024 * 1024
-UNCAGED = (
-    "level none: shell commands of pods are not caged in this version; they can read and write "
-    "whatever this user can, and reach the network and other processes; file tools keep to scopes"
-)
 
 
 class State(StrEnum):
@@ -174,11 +172,17 @@ def model_keys(found: Mapping[str, bool]) -> Finding:
     return _ok("model keys", text)
 
 
-def sandbox(level: str) -> Finding:
-    """Tell how well the commands of pods are confined."""
-    if level == "none":
-        return Finding("sandbox", State.WARNING, UNCAGED, "give pods no task you do not trust")
-    return _ok("sandbox", f"level {level}")
+def sandbox(support: CageSupport) -> Finding:
+    """Tell how well the commands of pods are confined, and what that leaves open."""
+    open_ways = describe(Settings(), support).unprotected
+    told = f"level {support.level}" + "".join(f"; {way}" for way in open_ways)
+    why = "".join(f"; {reason}" for reason in support.missing)
+    match support.level:
+        case CageLevel.NONE:
+            return Finding("sandbox", State.WARNING, told + why, "give pods no task you distrust")
+        case CageLevel.LANDLOCK:
+            return Finding("sandbox", State.WARNING, told + why, "allow user namespaces")
+    return _ok("sandbox", told)
 
 
 # -- what fleets have left -------------------------------------------------------------------------

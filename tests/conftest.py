@@ -76,6 +76,14 @@ def pytest_terminal_summary(
         from tests.podproc.models.matrix import table
 
         terminalreporter.write_line(table(passed))
+    skipped = terminalreporter.stats.get("skipped", ())
+    closed, unseen = (
+        {report.nodeid.rpartition("cage/")[2] for report in some} for some in (reports, skipped)
+    )
+    if any(node.startswith("test_escapes.py") for node in closed):
+        from tests.podproc.cage import escaping
+
+        terminalreporter.write_line(escaping.table(closed, unseen))
     if left_out := config.stash[_deselected]:
         flags = {"-m": config.getoption("markexpr"), "-k": config.getoption("keyword")}
         why = " ".join(f"{flag} '{value}'" for flag, value in flags.items() if value)

@@ -29,13 +29,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from podproc.tools.base import ToolFailure
 from protocol.errors import InvalidScope
 from protocol.scope import Permission, canonical
 
 T = TypeVar("T")
+
+Belt: TypeAlias = Callable[[int, Callable[[], None]], None]
+"""Does work that must change nothing but what is below an open folder."""
 
 BIGGEST_FILE = 64 * 1024 * 1024
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -89,6 +92,7 @@ class ScopeView:
     `permission_at` answers for canonical paths and is asked anew each time, since a lend changes
     the answer. `closed` directories give nothing; `opening`, inside one of them, may be read where
     the rules allow it. `explain` may say why a path is refused, for instance who borrowed it.
+    `belt` does the part of a change that writes, given the open folder it is to stay in.
     """
 
     def __init__(
@@ -99,7 +103,9 @@ class ScopeView:
         closed: Sequence[str] = (),
         opening: str | None = None,
         explain: Callable[[str], str | None] = lambda path: None,
+        belt: Belt | None = None,
     ) -> None:
+        self._belt = belt or (lambda folder, work: work())
         self._permission_at = permission_at
         self._writing: Counter[str] = Counter()
         self._written = threading.Condition()
@@ -186,7 +192,7 @@ class ScopeView:
             with self._write_to(real), self._walk(real, make=True) as (folder, name):
                 before = _read_at(folder, name, real, BIGGEST_FILE)
                 data = change(before)
-                _replace_at(folder, name, data)
+                self._belt(folder, lambda: _replace_at(folder, name, data))
             return real, before, data
 
         return self._judged(path, Permission.WRITE, attempt)

@@ -29,13 +29,18 @@ whole tree can be found by walking children from it for as long as it lives. A t
 stopping, scan after scan, until two scans find nobody new, and only then killing: a stopped process
 forks nothing. What a shell leaves behind is handed to inner and is that command's background job.
 
+Where commands are caged the keeper stays outside: outer makes the user and pid namespace, inner
+furnishes the cell that the commands share, and each command's own process, between fork and exec,
+encloses itself by the order that came with it (`podproc.confine.cell`). What cannot be built is
+told and not run.
+
 Messages are frames of a 4-byte length and JSON; a `run` brings its output descriptor along
 (SCM_RIGHTS).
 
-    pod → inner   run{id, argv, cwd, env} + fd    kill{id}    jobs{}
+    pod → inner   run{id, argv, cwd, env, order} + fd    kill{id}    jobs{}
     inner → pod   started{id, pid}   failed{id, error}   exited{id, code | signal, left: [job]}
                   killed{id}         jobs{jobs: [{id, pid, command, age_s}]}
-    outer → pod   hello{level, inner}
+    outer → pod   hello{level, inner}    no_cell{error}
 
 Pids in messages are those the commands themselves see; only `inner` is the pod's view.
 
@@ -59,10 +64,17 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 PIDNS = "pidns"
 SUBREAPER = "subreaper"
+NAMESPACES = "namespaces"
+"""The level of a cell that has a user namespace, and so a pid namespace for everybody."""
+
+Enclose: TypeAlias = Callable[[dict[str, Any], str], None]
+"""Confines the calling process by an order, and enters its working directory; raises OSError."""
+
+_READY = b"ready"
 NO_NAMESPACE = 77
 """Exit code of outer: a pid namespace was made and could not be used; try `subreaper`."""
 
@@ -97,9 +109,13 @@ class Process:
 
 
 def main(argv: list[str]) -> int:
-    """Be the keeper of a pod: argv is socket, pod's pid, level to try first, life lock (or -1)."""
+    """Be the keeper of a pod.
+
+    argv is socket, pod's pid, level to try first, life lock (or -1), cell (JSON, or empty).
+    """
     sock = socket.socket(fileno=int(argv[0]))
     pod, level, life_lock = int(argv[1]), argv[2], int(argv[3])
+    cell = json.loads(argv[4]) if argv[4] else None
     for fd in (sock.fileno(), life_lock):
         if fd >= 0:
             os.set_inheritable(fd, False)
@@ -108,22 +124,23 @@ def main(argv: list[str]) -> int:
     if os.getppid() != pod:
         return 0
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    if level == PIDNS:
-        try:
-            _libc("unshare", _CLONE_NEWPID)
-        except OSError:
-            level = SUBREAPER
+    try:
+        level = _enter_pid_namespace(level, cell)
+    except OSError as error:
+        return _refuse_cell(sock, str(error))
     tether, tied = os.pipe()
     is_ready, ready = os.pipe()
     inner = os.fork()
     if inner == 0:
         os.close(tied)
         os.close(is_ready)
-        _be_inner(sock, tether, ready, level)
+        _be_inner(sock, tether, ready, level, cell)
     os.close(tether)
     os.close(ready)
-    if not os.read(is_ready, 1):
+    if (told := os.read(is_ready, 4096)) != _READY:
         os.waitpid(inner, 0)
+        if cell is not None and told:
+            return _refuse_cell(sock, told.decode("utf-8", "replace"))
         return NO_NAMESPACE if level == PIDNS else 1
     try:
         send(sock, {"kind": "hello", "level": level, "inner": inner})
@@ -136,22 +153,80 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _be_inner(sock: socket.socket, tether: int, ready: int, level: str) -> NoReturn:
+def _enter_pid_namespace(level: str, cell: dict[str, Any] | None) -> str:
+    """Have the next child be the first of a pid namespace where that is had; returns the level."""
+    if cell is not None and cell["level"] == NAMESPACES:
+        _confine().enter_user_namespace()
+        return PIDNS
+    if level == PIDNS:
+        try:
+            _libc("unshare", _CLONE_NEWPID)
+        except OSError:
+            level = SUBREAPER
+    return level
+
+
+def _refuse_cell(sock: socket.socket, why: str) -> int:
+    with contextlib.suppress(PodGone):
+        send(sock, {"kind": "no_cell", "error": why})
+    return 1
+
+
+def _confine() -> Any:
+    """Return the module that confines; only a keeper whose commands are caged loads it."""
+    above = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if above not in sys.path:
+        sys.path.append(above)
+    from podproc.confine import cell
+
+    return cell
+
+
+def _be_inner(
+    sock: socket.socket, tether: int, ready: int, level: str, cell: dict[str, Any] | None
+) -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if level == PIDNS:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            _enter_namespace()
+        try:
+            enclose = _furnish(level, cell)
+        except OSError as error:
+            os.write(ready, str(error).encode("utf-8", "replace")[:4096])
+            os._exit(1)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         wake = _wake_on(signal.SIGCHLD)
-        os.write(ready, b"1")
+        os.write(ready, _READY)
         os.close(ready)
-        Inner(sock).serve(tether, wake)
+        Inner(sock, enclose).serve(tether, wake)
         end_everything()
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
+
+
+def _furnish(level: str, cell: dict[str, Any] | None) -> Enclose | None:
+    """Make what commands live in; returns what confines one of them, None for an uncaged one."""
+    if cell is None:
+        if level == PIDNS:
+            _enter_namespace()
+        return None
+    confine = _confine()
+    if cell["level"] == NAMESPACES:
+        confine.furnish(network=cell["network"], memory=cell["memory"], processes=cell["processes"])
+    else:
+        if level == PIDNS:
+            _enter_namespace()
+        confine.bound_processes(cell["processes"], is_alone=level == PIDNS)
+    walls = confine.Walls(
+        cell["level"],
+        network=cell["network"],
+        unix_sockets=cell["unix_sockets"],
+        is_alone=level == PIDNS,
+    )
+    enclose: Enclose = walls.enclose
+    return enclose
 
 
 def _enter_namespace() -> None:
@@ -173,8 +248,9 @@ def _wait_for_the_end(sock: socket.socket, wake: int, inner: int) -> None:
 class Inner:
     """Serves the pod: starts, lists and kills commands, and reports their ends."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, enclose: Enclose | None) -> None:
         self._sock = sock
+        self._enclose = enclose
         self._received = bytearray()
         self._descriptors: list[int] = []
         self._living: dict[int, Process] = {}
@@ -226,7 +302,8 @@ class Inner:
     def _run(self, message: dict[str, Any], output: int) -> None:
         command_id, argv = message["id"], message["argv"]
         try:
-            pid = spawn(argv, message["cwd"], message["env"], output)
+            enclose = self._enclosing(message)
+            pid = spawn(argv, message["cwd"], message["env"], output, enclose)
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or "out of memory"
             send(self._sock, {"kind": "failed", "id": command_id, "error": reason})
@@ -237,6 +314,13 @@ class Inner:
         self._living[pid] = Process(command_id, pid, shown, is_shell=True)
         self._sessions[pid] = command_id
         send(self._sock, {"kind": "started", "id": command_id, "pid": pid})
+
+    def _enclosing(self, message: dict[str, Any]) -> Callable[[], None] | None:
+        """Return what confines the command; raises OSError for a caged one without an order."""
+        order, cwd, enclose = message["order"], message["cwd"], self._enclose
+        if (order is None) is not (enclose is None):
+            raise OSError(0, "an order for a cage that is not there, or none for one that is")
+        return None if enclose is None else lambda: enclose(order, cwd)
 
     def _kill(self, command_id: int) -> None:
         kill_trees(lambda: [p.pid for p in self._living.values() if p.id == command_id])
@@ -287,7 +371,13 @@ class Inner:
                 send(self._sock, {"kind": "killed", "id": command_id})
 
 
-def spawn(argv: list[str], cwd: str, environment: dict[str, str], output: int) -> int:
+def spawn(
+    argv: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    output: int,
+    enclose: Callable[[], None] | None = None,
+) -> int:
     """Start a command as session leader and child subreaper; returns its pid, raises OSError.
 
     Waits for the exec, so that what goes wrong up to there is told, with what was tried.
@@ -295,7 +385,7 @@ def spawn(argv: list[str], cwd: str, environment: dict[str, str], output: int) -
     trouble, failed = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, environment, output, failed)
+        _become(argv, cwd, environment, output, failed, enclose)
     os.close(failed)
     with open(trouble, "rb") as file:
         message = file.read()
@@ -306,7 +396,12 @@ def spawn(argv: list[str], cwd: str, environment: dict[str, str], output: int) -
 
 
 def _become(
-    argv: list[str], cwd: str, environment: dict[str, str], output: int, failed: int
+    argv: list[str],
+    cwd: str,
+    environment: dict[str, str],
+    output: int,
+    failed: int,
+    enclose: Callable[[], None] | None,
 ) -> NoReturn:
     doing = "cannot start a process"
     try:
@@ -319,8 +414,12 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        doing = f"cannot enter {cwd}"
-        os.chdir(cwd)
+        if enclose is None:
+            doing = f"cannot enter {cwd}"
+            os.chdir(cwd)
+        else:
+            doing = "the cage cannot be built"
+            enclose()
         doing = f"cannot run {argv[0]}"
         os.execvpe(argv[0], argv, environment)
     except BaseException as error:

@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
 
+from podproc.tools.base import off_loop
+from podproc.tools.cage import Cage
+from podproc.tools.cage_plan import Order
 from podproc.tools.keeper import NO_NAMESPACE, frame, take_frames
 from podproc.tools.pipe import PipeReader
+from protocol.scope import ScopeRule
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper.py")
 _START_S = 10.0
@@ -112,7 +117,8 @@ class Keeper:
     """Runs commands below the pod's keeper; for one event loop.
 
     `environment` is the keeper's own and can be read by commands: no secrets. `life_lock` is a
-    descriptor the keeper holds until all is gone. `strongest` is the level to try first.
+    descriptor the keeper holds until all is gone. `strongest` is the level to try first. `cage`
+    confines every command; without one they may do what the pod may.
     """
 
     def __init__(
@@ -121,8 +127,11 @@ class Keeper:
         environment: Mapping[str, str],
         life_lock: int | None = None,
         strongest: KeeperLevel = KeeperLevel.PIDNS,
+        cage: Cage | None = None,
     ) -> None:
         self._environment = dict(environment)
+        self._cage = cage
+        self._launches: set[asyncio.Future[None]] = set()
         self._life_lock = life_lock
         self._level = strongest
         self._link: _Link | None = None
@@ -145,17 +154,34 @@ class Keeper:
         await self._ready()
 
     async def run(
-        self, argv: Sequence[str], *, cwd: str, environment: Mapping[str, str], output: int
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        output: int,
+        writes: bool = True,
     ) -> Command:
         """Start a command with stdout and stderr to the descriptor, which stays the caller's.
 
-        Raises KeeperError where it cannot be started. Cancelled, it leaves nothing running.
+        Where commands are caged this one may write what the scope lets the pod write now, or
+        nothing. Raises KeeperError where it cannot be started. Cancelled, it leaves nothing
+        running.
         """
-        link = await self._ready()
-        command = Command(link, next(self._ids))
-        link.commands[command.id] = command
-        request = {"argv": list(argv), "cwd": cwd, "env": dict(environment)}
-        link.send({"kind": "run", "id": command.id, **request}, output)
+        with self._launching():
+            link = await self._ready()
+            order = await self._order(writes=writes)
+            command = Command(link, next(self._ids))
+            link.commands[command.id] = command
+            if order is not None:
+                link.orders[command.id] = order
+            request = {
+                "argv": list(argv),
+                "cwd": cwd,
+                "env": dict(environment),
+                "order": None if order is None else order.to_wire(),
+            }
+            link.send({"kind": "run", "id": command.id, **request}, output)
         try:
             await asyncio.shield(command.started)
         except asyncio.CancelledError:
@@ -166,13 +192,15 @@ class Keeper:
     async def capture(
         self, argv: Sequence[str], *, cwd: str, environment: Mapping[str, str], limit: int
     ) -> tuple[bytes, bool]:
-        """Run a command and return its output; False beside it where it was ended at the limit."""
+        """Run a command that only reads; returns its output, and whether that is all of it."""
         read_end, write_end = os.pipe()
         pipe = PipeReader(read_end)
         output = bytearray()
         try:
             try:
-                command = await self.run(argv, cwd=cwd, environment=environment, output=write_end)
+                command = await self.run(
+                    argv, cwd=cwd, environment=environment, output=write_end, writes=False
+                )
             finally:
                 os.close(write_end)
             try:
@@ -191,14 +219,22 @@ class Keeper:
     async def running(self) -> list[Job]:
         """Return what runs below the keeper, for certain: where it died, once all is proven gone.
 
-        Bound it: a keeper that is stopped never answers.
+        A command that is about to start has started by then. Bound it: a keeper that is stopped
+        never answers.
         """
+        if self._launches:
+            await asyncio.wait(tuple(self._launches))
         if self._link is not None and self._link.is_open:
             with contextlib.suppress(KeeperError):
                 return await self._link.jobs()
         if self._link is not None:
             await asyncio.shield(self._link.gone)
         return []
+
+    def could_write(self, job: Job, rules: Sequence[ScopeRule]) -> bool:
+        """Say whether a job's cage lets it write under a rule; without a cage everything can."""
+        order = self._link.orders.get(job.id) if self._link else None
+        return order is None or any(map(order.could_write, rules))
 
     async def stop_all(self, why: str) -> None:
         """End every command and all it started; the next one starts a new keeper."""
@@ -213,6 +249,24 @@ class Keeper:
             if self._link is not None:
                 self._link.hang_up("the pod is leaving")
                 await asyncio.shield(self._link.gone)
+
+    @contextlib.contextmanager
+    def _launching(self) -> Iterator[None]:
+        launch: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._launches.add(launch)
+        try:
+            yield
+        finally:
+            self._launches.discard(launch)
+            launch.set_result(None)
+
+    async def _order(self, *, writes: bool) -> Order | None:
+        if self._cage is None:
+            return None
+        try:
+            return await off_loop(self._cage.order, writes=writes)
+        except OSError as error:
+            raise KeeperError(f"the cage cannot be built: {error}") from error
 
     async def _ready(self) -> _Link:
         async with self._starting:
@@ -229,7 +283,8 @@ class Keeper:
                 raise KeeperError(
                     "processes of an earlier command cannot be killed; try again later"
                 )
-        link = _Link(self._level, self._environment, self._life_lock)
+        cell = None if self._cage is None else await off_loop(self._cage.cell)
+        link = _Link(self._level, self._environment, self._life_lock, cell)
         try:
             async with asyncio.timeout(_START_S):
                 self._level = await link.hello
@@ -252,9 +307,14 @@ class _Link:
     """One keeper process, from its start to the proof of its end."""
 
     def __init__(
-        self, level: KeeperLevel, environment: Mapping[str, str], life_lock: int | None
+        self,
+        level: KeeperLevel,
+        environment: Mapping[str, str],
+        life_lock: int | None,
+        cell: Mapping[str, Any] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self.orders: dict[int, Order] = {}
         self.commands: WeakValueDictionary[int, Command] = WeakValueDictionary()
         self.hello: asyncio.Future[KeeperLevel] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
@@ -266,11 +326,12 @@ class _Link:
         self._sock, theirs = socket.socketpair()
         kept = [theirs.fileno(), *([] if life_lock is None else [life_lock])]
         lock = -1 if life_lock is None else life_lock
-        argv = [_SCRIPT, str(theirs.fileno()), str(os.getpid()), level.value, str(lock)]
+        furniture = "" if cell is None else json.dumps(cell)
+        own = [str(theirs.fileno()), str(os.getpid()), level.value, str(lock), furniture]
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-X", "utf8", *argv],
+                    [sys.executable, "-I", "-S", "-X", "utf8", _SCRIPT, *own],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     cwd="/",
@@ -359,10 +420,16 @@ class _Link:
             with contextlib.suppress(ProcessLookupError):  # outer will say so, too
                 self._inner = message["inner"], os.pidfd_open(message["inner"])
             _resolve(self.hello, KeeperLevel(message["level"]))
+        elif kind == "no_cell":
+            told = f"commands cannot be caged as was promised: {message['error']}"
+            _fail(self.hello, KeeperError(told))
         elif kind == "jobs":
             _resolve(self._listings.popleft(), [Job(**job) for job in message["jobs"]])
-        elif (command := self.commands.get(message["id"])) is not None:
-            self._on_command(kind, message, command)
+        else:
+            if kind in ("failed", "killed") or (kind == "exited" and not message["left"]):
+                self.orders.pop(message["id"], None)
+            if (command := self.commands.get(message["id"])) is not None:
+                self._on_command(kind, message, command)
 
     def _on_command(self, kind: str, message: dict[str, Any], command: Command) -> None:
         match kind:

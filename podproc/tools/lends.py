@@ -5,7 +5,7 @@ newest number wins. A lend takes effect here before it is answered:
 
     granted no more      file tools that begin now are refused, with the borrower's name
     ends                 file tools in flight there are waited for
-    named                commands that run could write there: they are not caged, so any of them
+    named                commands that run whose cage lets them write there; of uncaged ones, any
     answered             accepted, when none is left; `stop_jobs` ends them first
 
 With a refusal nothing has changed. What is given back needs no such care.
@@ -128,10 +128,10 @@ class Lends:
             raise Conflict(f"it still writes {', '.join(writing)}", next_step="try again")
         try:
             async with asyncio.timeout(PATIENCE_S):
-                jobs = await keeper.running()
+                jobs = await _writers(keeper, new)
                 if jobs and stop_jobs:
                     await keeper.stop_all("what it could write was lent, and stop_jobs says so")
-                    jobs = await keeper.running()
+                    jobs = await _writers(keeper, new)
         except TimeoutError as error:
             raise Conflict(
                 "whether commands of it still run cannot be known: their keeper does not answer",
@@ -143,6 +143,10 @@ class Lends:
                 next_step="wait for them, or end them: --stop-jobs, or stop_jobs=true",
                 jobs=[{"command": job.command, "age_s": job.age_s} for job in jobs],
             )
+
+
+async def _writers(keeper: Keeper, rules: tuple[LentRule, ...]) -> list[Job]:
+    return [job for job in await keeper.running() if keeper.could_write(job, rules)]
 
 
 def _holds(rule: ScopeRule, path: str) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -26,6 +27,12 @@ _FIXED = {"TERM": "dumb", "NO_COLOR": "1", "PAGER": "cat", "GIT_TERMINAL_PROMPT"
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_OUTPUT_S = 1.0
 _LISTED = 20
+_TOLD = 5
+_WHY = "(?:Permission denied|Read-only file system)"
+_REFUSED = (
+    re.compile(rf"([^\s:'\"\u2018\u2019]+)['\"\u2019]?: {_WHY}$", re.MULTILINE),
+    re.compile(rf"{_WHY}: '([^']+)'"),  # Python and node quote it behind the reason
+)
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -67,10 +74,20 @@ class Bash:
     Args: ClassVar[type[BashArgs]] = BashArgs
 
     def __init__(
-        self, keeper: Keeper, *, cwd: str, environment: Mapping[str, str], store: OutputStore
+        self,
+        keeper: Keeper,
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        store: OutputStore,
+        on_refused: Callable[[str], None] = lambda path: None,
     ) -> None:
-        """Run commands in `cwd` with exactly this environment (see `command_environment`)."""
+        """Run commands in `cwd` with exactly this environment (see `command_environment`).
+
+        `on_refused` hears of paths that a command was refused, as far as its output names them.
+        """
         self._keeper = keeper
+        self._on_refused = on_refused
         self._cwd = cwd
         self._environment = dict(environment)
         self._store = store
@@ -149,7 +166,10 @@ class Bash:
             summary += f"; left running: {len(ended.left)}"
         else:
             await self._close(capture)
-        return ToolResult(summary, capture.text() + jobs or None, is_error=ended.code != 0)
+        text = capture.text()
+        for path in refused_paths(text):
+            self._on_refused(path)
+        return ToolResult(summary, text + jobs or None, is_error=ended.code != 0)
 
     async def _close(self, capture: Capture) -> None:
         """Take the last output; nobody that could be waited for holds the pipe any more."""
@@ -172,6 +192,12 @@ class Bash:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
+
+
+def refused_paths(output: str) -> list[str]:
+    """Return the paths that a command says it was refused, the first few; a guess from its text."""
+    found = (path for pattern in _REFUSED for path in pattern.findall(output))
+    return list(dict.fromkeys(found))[:_TOLD]
 
 
 def _outcome(ended: Exit, seconds: float) -> str:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import orjson
 
+from protocol.cage import CageSupport
 from protocol.errors import PodsupError
 from protocol.manifest import Model, Scheme
 from supervisor import diagnosis as d
@@ -27,6 +30,7 @@ from supervisor import jsonl, life_lock
 from supervisor.choice import running_fleets
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
+from supervisor.cli.cage_check import check_cage
 from supervisor.core.fleet_record import PodRecord, fold
 from supervisor.core.rows import Allocation
 from supervisor.foreign import other_owners
@@ -39,7 +43,7 @@ from supervisor.reach import is_listening
 from supervisor.recovery import holders_of
 
 PR_GET_CHILD_SUBREAPER = 37
-SANDBOX_LEVEL = "none"
+LOOKING_S = 20
 LAST_BYTES = 64 * 1024
 MOST_SESSIONS = 2000
 _HIGHEST = 999_999
@@ -64,8 +68,16 @@ class Check:
 
 
 @command("doctor", example="podsup doctor -o json")
-def doctor(app: App) -> None:
-    """Check the installation, the machine, and what fleets have left. Changes nothing."""
+@click.option("--cage", is_flag=True, help="Try to break out of the cage instead; takes a minute.")
+def doctor(app: App, cage: bool) -> None:
+    """Check the installation, the machine, and what fleets have left. Changes nothing.
+
+    With --cage every attempt of a list is made at each level that this machine has, in throw-away
+    folders and processes, beside the same command where it has to work; 1 where one got out.
+    """
+    if cage:
+        check_cage(app)
+        return
     paths = Paths.here(app.home)
     findings = [_at_home(check(paths), app.home) for check in CHECKS]
     if app.output in ("json", "jsonl"):
@@ -155,6 +167,16 @@ def _file_limit(paths: Paths) -> int:
 def _keys(paths: Paths) -> dict[str, bool]:
     names = [Model(scheme=scheme).key_variable for scheme in Scheme]
     return {name: bool(os.environ.get(name)) for name in dict.fromkeys(names) if name}
+
+
+def _cage_support() -> CageSupport:
+    """Have the pod's side try it, in a process of its own; raises OSError or ValueError."""
+    argv = [sys.executable, "-m", "podproc.confine.support"]
+    try:
+        done = subprocess.run(argv, cwd="/", capture_output=True, timeout=LOOKING_S, check=True)
+    except subprocess.SubprocessError as error:
+        raise OSError(f"{argv[-1]}: {error}") from error
+    return CageSupport.found(orjson.loads(done.stdout))
 
 
 # -- what fleets have left -------------------------------------------------------------------------
@@ -318,7 +340,7 @@ CHECKS = (
     Check("open files", _file_limit, d.open_files),
     Check("ripgrep", lambda paths: shutil.which("rg"), d.ripgrep),
     Check("model keys", _keys, d.model_keys),
-    Check("sandbox", lambda paths: SANDBOX_LEVEL, d.sandbox),
+    Check("sandbox", lambda paths: _cage_support(), d.sandbox),
     Check("supervisors", _running, d.supervisors),
     Check("scope table", _holders, d.scope_table),
     Check("journals", _journals, d.journals),

@@ -352,6 +352,7 @@ class Fleet(FleetReads):
         member.planned = said.session
         member.session_id, member.segment_id = resume.session_id, resume.segment_id
         member.turn = resume.turn
+        member.sandbox = hello.sandbox
         member.context_tokens, member.context_window = resume.context_tokens, resume.context_window
         if not member.life.endpoint:  # later hellos say nothing that its events have not said
             member.usage = resume.usage

@@ -9,16 +9,11 @@ from typing import Any
 from protocol import control as c
 from protocol import methods as m
 from protocol.errors import DuplicatePod, NotVisible, UnknownPod
-from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence, Sandbox
+from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence
 from protocol.status import PodStatus, Relation
 from supervisor.core.family import AT_REST, children_of, is_parent, relation, shown_parent
 from supervisor.core.member import Member
 from supervisor.core.operations import Operation
-
-UNCAGED = Sandbox(
-    level="none",
-    unprotected=("shell commands are not caged: they can read and write whatever this user can",),
-)
 
 
 class FleetReads:
@@ -46,7 +41,6 @@ class FleetReads:
         """Return one pod, closely."""
         return self.member(name).detail(
             now,
-            UNCAGED,
             parent=shown_parent(self.members, name),
             children=children_of(self.members, name),
         )

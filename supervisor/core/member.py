@@ -32,6 +32,10 @@ class Tombstone(Wire):
     cause: str = ""
 
 
+NOT_SAID = Sandbox(unprotected=("it has not started yet",))
+"""What is known of the cage of a pod that has never said hello."""
+
+
 @dataclass(slots=True)
 class Member:
     """Mutable only inside `Fleet`.
@@ -58,6 +62,7 @@ class Member:
     own_flags: tuple[Flag, ...] = ()
     heard: int = 0
     usage: Usage = field(default_factory=Usage)
+    sandbox: Sandbox = NOT_SAID
     turn: int = 0
     context_tokens: int = 0
     context_window: int = 0
@@ -129,16 +134,14 @@ class Member:
             scope=scope_summary(self.manifest),
         )
 
-    def detail(
-        self, now: float, sandbox: Sandbox, *, parent: str | None, children: Sequence[str]
-    ) -> c.StatusRow:
+    def detail(self, now: float, *, parent: str | None, children: Sequence[str]) -> c.StatusRow:
         """The pod, closely."""
         return c.StatusRow(
             **dict(self.row(now, parent=parent)),
             children=tuple(children),
             peers=self.peers,
             usage=self.usage,
-            sandbox=sandbox,
+            sandbox=self.sandbox,
             last_error=self.last_error or self.task_error,
             endpoint=self.life.endpoint or None if self.is_ready else None,
             session_id=self.session_id,

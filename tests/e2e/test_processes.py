@@ -181,9 +181,10 @@ def test_pods_log_file_is_its_stdout_and_stderr(shared: Client, shared_home: Hom
 def test_pod_killed_during_a_tool_comes_back_with_its_session_and_runs_no_tool_twice(
     home: Home,
 ) -> None:
-    slow = bash("work", "echo once >> marks; sleep 8601")
-    start(home, fleet('"alice"\n' + answers(slow)))
-    marks = home.work / "marks"
+    slow = bash("work", "echo once >> mine/marks; sleep 8601")
+    scope = 'scope = { allow = [{ target = "mine", permission = "write" }] }\n'
+    start(home, fleet('"alice"\n' + scope + answers(slow)))
+    marks = home.work / "mine/marks"
     assert run_to_end(home, "alice", "before").result == "finished"
 
     async def killed_in_the_middle() -> ev.RunEnd:

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.process
 
 SCOPE = 'scope = {{ allow = [{{ target = "{0}", permission = "write" }}] }}\n'
 JOB = bash("job", "setsid sleep 8801 & true")
-LONG = bash("long", "echo once >> marks; sleep 8802")
+LONG = bash("long", "echo once >> a/marks; sleep 8802")
 
 
 def two_pods() -> str:
@@ -135,7 +135,7 @@ def test_everything_killed_at_once_starts_again_with_its_history_and_no_tool_run
     assert run_to_end(home, "alice", "before").result == "finished"
     with connect(home) as client:
         client.request("alice", "run", text_run("long"), request_id="cut")
-    marks = home.work / "marks"
+    marks = home.work / "a/marks"
     eventually(lambda: marks.read_text() == "once\n", "the tool runs", DEADLINE_S)
     kill_all(home.root)
     assert home.processes() == {}

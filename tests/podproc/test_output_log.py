@@ -123,6 +123,8 @@ def test_a_pod_whose_output_cannot_be_rotated_beats_on_and_says_so_once(
             async with alive(Talkative(tmp_path / "pod")) as life:
                 await life.see("tick", 4)
                 alerts = life.pod.snapshot().alerts
-                assert ["could not be rotated" in alert.message for alert in alerts] == [True]
+                assert ["could not be rotated" in alert.message for alert in alerts].count(
+                    True
+                ) == 1
 
         asyncio.run(main())

@@ -21,6 +21,7 @@ from podproc.turn_terms import Ending
 from protocol import control as c
 from protocol import methods as m
 from protocol.base import Accepted, Wire
+from protocol.cage import CageSupport
 from protocol.entries import AssistantItem, Message, SegmentStart
 from protocol.entries import ToolResult as Result
 from protocol.errors import (
@@ -641,6 +642,7 @@ def test_all_nine_are_there_with_the_feature_and_none_without(
         toolset = build_toolset(
             birth.model_copy(update={"manifest": manifest}),
             life_lock=None,
+            support=CageSupport(),
             kin=FakeKin(),
             on_denied=lambda path, layer: None,
             on_defect=lambda error: None,

@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 9
+REVISION = 10
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
@@ -229,7 +229,14 @@ SAMPLES: tuple[Wire, ...] = (
     c.Started(operation="o-1", result={"reclaimed": ["/w/src"]}),
     RESUME,
     c.Welcome(lent=(LENT,), number=4),
-    c.Hello(pod="alice", incarnation=3, endpoint="ipc:///r/e1", pid=4711, resume=RESUME),
+    c.Hello(
+        pod="alice",
+        incarnation=3,
+        endpoint="ipc:///r/e1",
+        pid=4711,
+        resume=RESUME,
+        sandbox=SANDBOX,
+    ),
     c.ClaimSegment(session_id="s-1", segment_id="g-2"),
     PROGRESS,
     EXIT,

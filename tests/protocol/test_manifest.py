@@ -210,7 +210,6 @@ def test_model_knows_which_variable_holds_its_key(settings: Any, variable: str |
         ({"depends_on": [{"pod": "b"}]}, "depends_on"),
         ({"permissions": {"default_action": "ask"}}, "permissions.default_action"),
         ({"permissions": {"rule": [{"tool": "*", "action": "ask"}]}}, "permissions.rule"),
-        ({"sandbox": {"mode": "require"}}, "sandbox.mode"),
     ],
 )
 def test_what_is_not_built_is_named_by_its_key(settings: dict[str, Any], key: str) -> None:
@@ -223,9 +222,8 @@ def test_features_that_are_built_are_available(name: str) -> None:
     assert unavailable(manifest(feature={name: True})) == []
 
 
-def test_required_cage_is_refused_with_the_level_there_is() -> None:
-    (told,) = unavailable(manifest(sandbox={"mode": "require"}))
-    assert "the shell is not caged in this version, level is none" in told
+def test_a_required_cage_is_available_in_this_version() -> None:
+    assert unavailable(manifest(sandbox={"mode": "require", "level": "namespaces"})) == []
 
 
 def test_sections_that_only_set_something_up_turn_nothing_on() -> None:

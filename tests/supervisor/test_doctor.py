@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from protocol.cage import CageLevel, CageSupport
 from supervisor import diagnosis as d
 from supervisor import life_lock
 from supervisor.cli.doctor import CHECKS
@@ -47,8 +48,10 @@ SETTLED = d.Orphaned("old", 39)
         (d.ripgrep, None, "warning", "more slowly"),
         (d.model_keys, {"A_KEY": False}, "ok", "none is set"),
         (d.model_keys, {"A_KEY": True, "B_KEY": False}, "ok", "set: A_KEY"),
-        (d.sandbox, "none", "warning", "not caged"),
-        (d.sandbox, "landlock", "ok", "landlock"),
+        (d.sandbox, CageSupport(missing=("no Landlock",)), "warning", "no Landlock"),
+        (d.sandbox, CageSupport(), "warning", "not caged"),
+        (d.sandbox, CageSupport(CageLevel.LANDLOCK), "warning", "mode, owner, times"),
+        (d.sandbox, CageSupport(CageLevel.NAMESPACES), "ok", "level namespaces"),
         (d.supervisors, {}, "ok", "no fleet"),
         (d.supervisors, {"review": True}, "ok", "running: review"),
         (d.supervisors, {"review": False}, "warning", "does not listen: review"),

@@ -7,7 +7,7 @@ import pytest
 from protocol import control as c
 from protocol import events as ev
 from protocol.status import Flag, OperationState, PodStatus
-from protocol.summaries import Sandbox, Usage
+from protocol.summaries import Usage
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
 from supervisor.core.fleet import exit_of
@@ -83,7 +83,7 @@ def test_spawn_whose_task_was_never_accepted_fails_and_says_that_the_pod_lives()
     assert "the disk is full" in message
     assert "the pod lives" in message
     assert fleet.status("alice") == "idle"
-    detail = fleet.fleet.member("alice").detail(fleet.now, Sandbox(), parent=None, children=())
+    detail = fleet.fleet.member("alice").detail(fleet.now, parent=None, children=())
     assert detail.last_error == "the disk is full"
 
 
@@ -193,7 +193,7 @@ def test_usage_is_what_the_session_had_and_what_came_since() -> None:
     fleet.event("alice", 1, one)
     fleet.event("alice", 2, other)
 
-    row = fleet.fleet.member("alice").detail(fleet.now, Sandbox(), parent=None, children=())
+    row = fleet.fleet.member("alice").detail(fleet.now, parent=None, children=())
     assert row.usage == Usage(
         input_tokens=107,
         output_tokens=11,

@@ -449,10 +449,11 @@ def test_pods_that_crash_leave_neither_zombies_nor_handles_below_a_supervisor(ho
 BARE = """
 import socket, sys
 from podproc.zygote import Zygote
+from protocol.cage import CageSupport
 from protocol.transport.fork_channel import ChannelClosed
 {0}
 try:
-    Zygote(socket.socket(fileno=int(sys.argv[1]))).serve()
+    Zygote(socket.socket(fileno=int(sys.argv[1])), CageSupport()).serve()
 except ChannelClosed:
     pass
 """

@@ -1,0 +1,1 @@
+"""What the kernel confines a pod's commands with; the standard library alone, for the keeper."""

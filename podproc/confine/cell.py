@@ -1,0 +1,244 @@
+"""From an order to a confined process: what the keeper's parts call, in the order they do.
+
+A *cell* is what all commands of one pod share, made once by its keeper; an *order* is what one
+command may, worked out by the pod from the scope at that moment (`podproc.tools.cage`) and carried
+out here, by the command's own process right before it becomes the shell. Whatever cannot be
+carried out raises, and the command is not run: there is no weaker cage than the one ordered.
+
+    cell     level, network, unix_sockets  user, pid, ipc (and network) namespace; own /proc,
+             memory, processes             terminals and shared memory; everything read-only
+    order    mounts, grants                own mounts, Landlock rules, no capabilities, the filter
+
+    mounts   ["private", place, source, inside]   a folder of the pod in place of a shared one
+             ["cover", path, inside]              nothing is there any more
+             ["write" | "read", path]             it is there, and may be changed or not
+             `inside`: [kind, relative] of what later mounts of the list lie on
+    grants   [path, word]                         see `podproc.confine.landlock.RIGHTS`
+
+Every path is opened without following a link. Copies of what later shows through are taken before
+anything is covered, so a workspace below /tmp can be seen in a cage that has a /tmp of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from podproc.confine import kernel, landlock, seccomp
+
+NAMESPACES = "namespaces"
+LANDLOCK = "landlock"
+
+MOST_PROCESSES = 4096
+"""How many processes and threads a pod's commands may have, where the kernel can count them."""
+
+PID_MAX_SINCE = (6, 14)
+"""The first kernel whose pid_max is that of a pid namespace: on older ones it is the machine's."""
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_NO_SUID_DEV_EXEC = 2 | 4 | 8
+
+
+def enter_user_namespace() -> None:
+    """Give this process and its children a user and a pid namespace; it keeps its user."""
+    user, group = os.geteuid(), os.getegid()
+    kernel.libc("unshare", kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID)
+    for file, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        with open(f"/proc/self/{file}", "w") as target:
+            target.write(text)
+
+
+def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> None:
+    """Make the cell of all commands, as the first process of its pid namespace; raises OSError.
+
+    `memory` is a folder: a file system in memory is put there, for orders to show as /dev/shm.
+    """
+    apart = kernel.CLONE_NEWIPC | (0 if network else kernel.CLONE_NEWNET)
+    kernel.libc("unshare", apart)
+    if not network:
+        _raise_loopback()
+    kernel.own_mounts()
+    kernel.libc("mount", b"proc", b"/proc", b"proc", _NO_SUID_DEV_EXEC, None)
+    bound_processes(processes, is_alone=True)
+    if os.path.isdir("/dev/pts"):
+        with _closing(kernel.new_tree("devpts", ptmxmode="0666")) as terminals:
+            _attach_at(terminals, "/dev/pts")
+    with _closing(kernel.open_path("/")) as root:
+        kernel.set_read_only(root, is_read_only=True)
+    with _closing(kernel.new_tree("tmpfs", mode="1777")) as shared:
+        _attach_at(shared, memory)
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack_from("16xh", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[0]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def bound_processes(most: int = MOST_PROCESSES, *, is_alone: bool) -> None:
+    """Bound a fork bomb, for this process and all it starts.
+
+    By pids, which holds for root, too, or else by the user's processes: in a user namespace those
+    of the cell, outside it all there are.
+    """
+    if is_alone and counts_pids():
+        with contextlib.suppress(PermissionError), open("/proc/sys/kernel/pid_max", "w") as file:
+            file.write(str(most))
+    if not is_alone:
+        most += _threads_of(os.geteuid())
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    most = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
+def _threads_of(user: int) -> int:
+    """Return how many threads a user has, which is what the kernel holds against the bound."""
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == user:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+    return count
+
+
+def counts_pids() -> bool:
+    """Say whether a pid namespace has a bound of its own on this kernel."""
+    release = os.uname().release.split(".")
+    return (int(release[0]), int(release[1].partition("-")[0])) >= PID_MAX_SINCE
+
+
+class Walls:
+    """What the orders of one pod have in common; made by the keeper, used after each fork."""
+
+    def __init__(self, level: str, *, network: bool, unix_sockets: bool, is_alone: bool) -> None:
+        """Prepare the filter; `is_alone`: commands see no process but their pod's own."""
+        self.level = level
+        self._abi = landlock.abi()
+        self._scoped = landlock.ABSTRACT_SOCKETS | (0 if is_alone else landlock.SIGNALS)
+        internet = network or level == NAMESPACES
+        table = seccomp.rules(unix_sockets=unix_sockets, internet=internet, is_alone=is_alone)
+        self._filter = seccomp.assemble(table, seccomp.this_machine())
+
+    def enclose(self, order: dict[str, Any], cwd: str) -> None:
+        """Confine this process by an order, and enter its working directory; raises OSError."""
+        wanted = _about(cwd)
+        if self.level == NAMESPACES:
+            _rebuild(order["mounts"])
+        if not os.path.samestat(wanted, _about(cwd)):
+            raise OSError(errno.EACCES, f"{cwd} is out of this pod's reach")
+        os.chdir(cwd)
+        kernel.drop_capabilities()
+        landlock.restrict(order["grants"], abi=self._abi, scoped=self._scoped)
+        kernel.no_new_privileges()
+        seccomp.install(self._filter)
+
+
+def _about(path: str) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from error
+
+
+def _rebuild(mounts: Iterable[list[Any]]) -> None:
+    """Make this process's view of the file system."""
+    kernel.own_mounts()
+    ops = list(mounts)
+    with contextlib.ExitStack() as taken:
+        trees = [_copied(op, taken) for op in ops]
+        for op, tree in zip(ops, trees, strict=True):
+            if op[0] == "cover":
+                _cover(op[1], op[2])
+                continue
+            kernel.set_read_only(tree, is_read_only=op[0] == "read")
+            if op[0] == "private":
+                _furnish_folder(tree, op[3])
+            _attach_at(tree, op[1])
+
+
+def _copied(op: list[Any], taken: contextlib.ExitStack) -> int:
+    if op[0] == "cover":
+        return -1
+    with _closing(_open(op[2] if op[0] == "private" else op[1])) as path:
+        tree = kernel.tree_at(path)
+    taken.callback(os.close, tree)
+    return tree
+
+
+def _cover(path: str, inside: list[list[str]]) -> None:
+    with _closing(_open(path)) as place:
+        if not os.path.isdir(f"/proc/self/fd/{place}"):
+            with _closing(kernel.open_path("/dev/null")) as nothing:
+                tree = kernel.tree_at(nothing)
+            with _closing(tree):
+                kernel.set_read_only(tree, is_read_only=True)
+                kernel.attach(tree, place)
+            return
+        with _closing(kernel.new_tree("tmpfs", mode="0755", size="64k")) as tree:
+            _furnish_folder(tree, inside)
+            kernel.set_read_only(tree, is_read_only=True)
+            kernel.attach(tree, place)
+
+
+def _furnish_folder(folder: int, inside: list[list[str]]) -> None:
+    """Make the empty places on which other things will be mounted, without following links."""
+    for kind, relative in inside:
+        *parents, name = relative.split("/")
+        here = os.dup(folder)
+        try:
+            for parent in parents:
+                here = _into(here, parent)
+            if kind == "folder":
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=here)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=here))
+        finally:
+            os.close(here)
+
+
+def _into(folder: int, name: str) -> int:
+    """Return a folder's folder, made where it is missing, in place of the descriptor."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=folder)
+    try:
+        return kernel.open_beneath(folder, name)
+    finally:
+        os.close(folder)
+
+
+def _attach_at(tree: int, path: str) -> None:
+    with _closing(_open(path)) as place:
+        kernel.attach(tree, place)
+
+
+def _open(path: str) -> int:
+    try:
+        return kernel.open_path(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            raise OSError(error.errno, f"{path} is gone or has become a link") from error
+        raise OSError(error.errno, f"{path}: {os.strerror(error.errno or 0)}") from error
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)

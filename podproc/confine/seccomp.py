@@ -1,0 +1,232 @@
+"""The system calls that a caged command may not make: a table, and the filter made of it.
+
+Landlock and namespaces speak of paths, signals and what a process sees. What is left are the calls
+that go around them: sockets that lead to the fleet or another program of the user, limits and
+priorities of other processes, new namespaces, and interfaces that are checked by nobody.
+
+The filter is classic BPF, a list of comparisons that the kernel runs at each call; whatever the
+table does not name is allowed. Calls of another architecture, or of the 32-bit one that a 64-bit
+kernel offers beside its own, do not exist in a cage: they would go by other numbers.
+
+`clone3` hides its flags in memory, where no filter can look: it "does not exist", and libc falls
+back to `clone`, whose flags are seen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from podproc.confine.kernel import PR_SET_SECCOMP, prctl
+
+_FILTER_MODE = 2
+_ERRNO, _ALLOW = 0x00050000, 0x7FFF0000
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_NR, _ARCH, _ARGS = 0, 4, 16
+
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_STREAM, _SEQPACKET, _TYPE = 1, 5, 0xF
+_NEW_NAMESPACE = 0x7E020080
+_PRIO_USER, _IOPRIO_USER = 2, 3
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_X32 = 0x40000000
+
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_NUMBERS = {
+    "x86_64": {
+        "ioctl": 16,
+        "socket": 41,
+        "socketpair": 53,
+        "clone": 56,
+        "setpriority": 141,
+        "sched_setparam": 142,
+        "sched_setscheduler": 144,
+        "pivot_root": 155,
+        "mount": 165,
+        "umount2": 166,
+        "sched_setaffinity": 203,
+        "add_key": 248,
+        "request_key": 249,
+        "keyctl": 250,
+        "ioprio_set": 251,
+        "unshare": 272,
+        "prlimit64": 302,
+        "setns": 308,
+        "sched_setattr": 314,
+        "bpf": 321,
+        "userfaultfd": 323,
+    },
+    "aarch64": {
+        "ioctl": 29,
+        "ioprio_set": 30,
+        "umount2": 39,
+        "mount": 40,
+        "pivot_root": 41,
+        "unshare": 97,
+        "sched_setparam": 118,
+        "sched_setscheduler": 119,
+        "sched_setaffinity": 122,
+        "setpriority": 140,
+        "socket": 198,
+        "socketpair": 199,
+        "add_key": 217,
+        "request_key": 218,
+        "keyctl": 219,
+        "clone": 220,
+        "prlimit64": 261,
+        "setns": 268,
+        "sched_setattr": 274,
+        "bpf": 280,
+        "userfaultfd": 282,
+    },
+}
+_EVERYWHERE = {
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "clone3": 435,
+    "mount_setattr": 442,
+    "open_tree_attr": 467,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A comparison of the low half of an argument: `value & mask` with `wanted`."""
+
+    argument: int
+    wanted: int
+    mask: int = 0xFFFFFFFF
+    is_equal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A call that fails with `error` where all tests hold; without a test, always."""
+
+    call: str
+    error: int
+    tests: tuple[Test, ...] = ()
+
+
+def numbers(machine: str) -> dict[str, int]:
+    """Return the numbers of the calls in the table; raises KeyError for a machine not known."""
+    return _NUMBERS[machine] | _EVERYWHERE
+
+
+def is_known(machine: str) -> bool:
+    """Say whether a filter can be made for a machine."""
+    return machine in _NUMBERS
+
+
+def rules(*, unix_sockets: bool, internet: bool, is_alone: bool) -> Iterator[Rule]:
+    """Yield the table.
+
+    `internet`: sockets of IP are allowed; `is_alone`: no process is seen but the pod's own, of
+    which the first is its keeper.
+    """
+    for call in ("add_key", "request_key", "keyctl", "bpf", "userfaultfd", "pivot_root", "setns"):
+        yield Rule(call, errno.EPERM)
+    for call in ("mount", "umount2", "open_tree", "open_tree_attr", "move_mount", "mount_setattr"):
+        yield Rule(call, errno.EPERM)
+    for call in ("fsopen", "fsconfig", "fsmount", "fspick"):
+        yield Rule(call, errno.EPERM)
+    for call in ("io_uring_setup", "io_uring_enter", "io_uring_register"):
+        yield Rule(call, errno.EPERM)
+    yield Rule("clone3", errno.ENOSYS)
+    yield Rule("clone", errno.EPERM, (Test(0, 0, _NEW_NAMESPACE, is_equal=False),))
+    yield Rule("unshare", errno.EPERM, (Test(0, 0, _NEW_NAMESPACE, is_equal=False),))
+    yield from _sockets(unix_sockets=unix_sockets, internet=internet)
+    other = Test(0, 1) if is_alone else Test(0, 0, is_equal=False)
+    for call in ("prlimit64", "sched_setaffinity", "sched_setscheduler"):
+        yield Rule(call, errno.EPERM, (other,))
+    for call in ("sched_setparam", "sched_setattr"):
+        yield Rule(call, errno.EPERM, (other,))
+    for call, of_a_user in (("setpriority", _PRIO_USER), ("ioprio_set", _IOPRIO_USER)):
+        yield Rule(call, errno.EPERM, (Test(0, of_a_user),))
+        yield Rule(call, errno.EPERM, (Test(1, other.wanted, is_equal=other.is_equal),))
+    for request in (_TIOCSTI, _TIOCLINUX):
+        yield Rule("ioctl", errno.EPERM, (Test(1, request),))
+
+
+def _sockets(*, unix_sockets: bool, internet: bool) -> Iterator[Rule]:
+    """Yield what leaves IP, routing questions and connected pairs.
+
+    Of pairs only those that stay connected: each end of a datagram pair, and a raw one is none
+    else, can still be told to send to any address.
+    """
+    allowed = [_NETLINK]
+    if internet:
+        allowed += [_INET, _INET6]
+    if unix_sockets:
+        allowed.append(_UNIX)
+    else:
+        lasting = (_STREAM, _SEQPACKET)
+        others = (Test(1, one, _TYPE, is_equal=False) for one in lasting)
+        yield Rule("socketpair", errno.EACCES, tuple(others))
+    yield Rule("socketpair", errno.EACCES, (Test(0, _UNIX, is_equal=False),))
+    yield Rule("socket", errno.EACCES, tuple(Test(0, one, is_equal=False) for one in allowed))
+    routing_is_0 = Test(2, 0, is_equal=False)
+    yield Rule("socket", errno.EACCES, (Test(0, _NETLINK), routing_is_0))
+
+
+def assemble(table: Iterable[Rule], machine: str, number: Mapping[str, int] | None = None) -> bytes:
+    """Return the filter for a machine; raises KeyError for one, or a call, that is not known."""
+    number = number or numbers(machine)
+    code = [
+        _step(_LOAD, _ARCH),
+        _step(_EQUAL, _ARCHITECTURES[machine], 1, 0),
+        _step(_RETURN, _ERRNO | errno.ENOSYS),
+    ]
+    if machine == "x86_64":
+        code += [
+            _step(_LOAD, _NR),
+            _step(_AT_LEAST, _X32, 0, 1),
+            _step(_RETURN, _ERRNO | errno.ENOSYS),
+        ]
+    for rule in table:
+        tests = [_compare(test) for test in rule.tests]
+        left = sum(map(len, tests)) + 1  # steps that follow the look at the number
+        code += [_step(_LOAD, _NR), _step(_EQUAL, number[rule.call], 0, left)]
+        for test, steps in zip(rule.tests, tests, strict=True):
+            left -= len(steps)
+            hold, fail = (0, left) if test.is_equal else (left, 0)
+            code += [*steps[:-1], _step(_EQUAL, test.wanted, hold, fail)]
+        code.append(_step(_RETURN, _ERRNO | rule.error))
+    code.append(_step(_RETURN, _ALLOW))
+    return b"".join(code)
+
+
+def _compare(test: Test) -> list[bytes]:
+    """Return the steps of a test, the last of which is only held for."""
+    return [
+        _step(_LOAD, _ARGS + 8 * test.argument),
+        _step(_AND, test.mask),
+        _step(_EQUAL, test.wanted),
+    ]
+
+
+def _step(code: int, value: int, if_so: int = 0, if_not: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_so, if_not, value)
+
+
+def install(program: bytes) -> None:
+    """Put a filter on this process and all it starts; needs no_new_privs. Raises OSError."""
+    steps = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(steps))
+    prctl(PR_SET_SECCOMP, _FILTER_MODE, fprog)
+
+
+def this_machine() -> str:
+    """Return the machine's name as tables here have it."""
+    return os.uname().machine

@@ -1,0 +1,271 @@
+"""The cage of one pod's commands: what they may read besides the scope, and what is theirs alone.
+
+Readable is the pod's scope, and one list for all pods: what programs need to run. It is the user's
+to widen: `extra_read`, `extra_write`. The product's own folders are closed whatever any rule says,
+but for the pod's own command output. What follows from all that for one command, at its level, is
+worked out in `podproc.tools.cage_plan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from podproc.confine.cell import MOST_PROCESSES
+from podproc.confine.kernel import open_path
+from podproc.tools.cage_plan import Disk, Kind, Looks, Order, Territory, is_beneath, plan
+from protocol.cage import CageLevel
+from protocol.errors import InvalidScope
+from protocol.manifest import Sandbox
+from protocol.scope import (
+    LentRule,
+    Permission,
+    Scope,
+    ScopeRule,
+    canonical,
+    effective_permission,
+)
+
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/opt",
+    "/nix",
+    "/sys",
+    "/proc",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+)
+"""What programs need to run, wherever they come from."""
+
+OF_THE_HOME = (
+    ".gitconfig",
+    ".config/git",
+    ".local/lib",
+    ".local/share/uv/python",
+    ".local/share/pipx/venvs",
+    ".local/share/mise/installs",
+    ".rustup/settings.toml",
+    ".rustup/toolchains",
+)
+"""What is read of the home: how git is set up, and languages that lie beside their PATH."""
+
+DATA_OF_THE_HOME = ".local"
+"""A parent of many a PATH's folder that is left out: it holds all kinds of programs' data."""
+
+KEYS_OF_THE_HOME = (".cargo/credentials", ".cargo/credentials.toml")
+"""Keys that lie in such a parent: closed, unless the scope itself speaks of them."""
+
+SHARED = ("/tmp", "/var/tmp", "/dev/shm")
+"""Folders that everybody writes: at level `namespaces` each pod has its own."""
+
+
+class RealDisk:
+    """The machine's."""
+
+    def kind(self, path: str) -> Kind:
+        """Return what is at a canonical path; what cannot be reached is not there."""
+        try:
+            fd = open_path(path)
+        except OSError as error:
+            return Kind.LINK if error.errno == errno.ELOOP else Kind.NOTHING
+        try:
+            return Kind.FOLDER if stat.S_ISDIR(os.fstat(fd).st_mode) else Kind.FILE
+        finally:
+            os.close(fd)
+
+    def entries(self, path: str) -> list[str]:
+        """Return the names in a folder; none where it cannot be listed."""
+        try:
+            return os.listdir(path)
+        except OSError:
+            return []
+
+
+def readable(environment: Mapping[str, str], closed: Iterable[str]) -> list[str]:
+    """Return what every command may read, canonical, as far as it is there.
+
+    Of each folder of PATH its parent, too, since that is where a program's libraries are; but not
+    where that would be the root, the home, something above it, what holds one of our folders, or
+    the home's folder of data.
+    """
+    home = next(_canonical_ones([environment.get("HOME", "")]), "")
+    found: list[str] = [*SYSTEM]
+    own = [*closed, *([home, f"{home}/{DATA_OF_THE_HOME}"] if home else [])]
+    for folder in environment.get("PATH", "").split(":"):
+        if not folder.startswith("/"):
+            continue
+        found += [one for one in _with_parent(folder) if not any(is_beneath(o, one) for o in own)]
+    if home:
+        found += [f"{home}/{name}" for name in OF_THE_HOME]
+    return list(dict.fromkeys(_canonical_ones(found)))
+
+
+def _with_parent(folder: str) -> Iterator[str]:
+    for one in (folder, os.path.dirname(folder.rstrip("/"))):
+        with contextlib.suppress(InvalidScope):
+            real = canonical(one)
+            if real != "/":
+                yield real
+
+
+def _canonical_ones(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        with contextlib.suppress(InvalidScope):
+            real = canonical(path)
+            if os.path.exists(real):
+                yield real
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An order, and what it depends on."""
+
+    order: Order
+    looks: Looks
+
+
+class Cage:
+    """The cage of one pod's commands; `order` blocks, since it looks at the disk.
+
+    `lent` is asked each time. `room` is a folder of the pod's own for what its commands write
+    outside of the scope: it is emptied when the keeper starts, and gone after `close`. `processes`
+    is how many processes and threads they may have together.
+    """
+
+    def __init__(
+        self,
+        level: CageLevel,
+        settings: Sandbox,
+        *,
+        scope: Scope,
+        lent: Callable[[], tuple[LentRule, ...]],
+        closed: Sequence[str],
+        opened: str,
+        room: str,
+        environment: Mapping[str, str],
+        disk: Disk | None = None,
+        processes: int = MOST_PROCESSES,
+    ) -> None:
+        self.level = level
+        self._processes = processes
+        self._settings = settings
+        self._lent = lent
+        self._closed = tuple(canonical(path) for path in closed)
+        self._opened = (canonical(opened),)
+        self._room = canonical(room)
+        self._disk = disk or RealDisk()
+        self._environment = dict(environment)
+        self._pods_scope = scope
+        self._known: dict[tuple[bool, tuple[LentRule, ...]], _Known] = {}
+
+    @functools.cached_property
+    def _scope(self) -> Scope:
+        """The pod's scope with what commands may besides; looked up once, at the first command."""
+        reads = [
+            *readable(self._environment, self._closed),
+            *_canonical_ones(self._settings.extra_read),
+        ]
+        extra = [
+            *(ScopeRule(target=path, permission=Permission.READ) for path in reads),
+            *(
+                ScopeRule(target=path, permission=Permission.WRITE)
+                for path in _canonical_ones(self._settings.extra_write)
+            ),
+        ]
+        scope = self._pods_scope
+        return scope.model_copy(update={"allow": (*scope.allow, *extra)})
+
+    @functools.cached_property
+    def _closed_to_commands(self) -> tuple[str, ...]:
+        home = self._environment.get("HOME", "")
+        keys = _canonical_ones(f"{home}/{name}" for name in KEYS_OF_THE_HOME if home)
+        scope = self._pods_scope
+        return (*self._closed, *(key for key in keys if effective_permission(scope, key) is None))
+
+    @property
+    def temporary(self) -> str:
+        """Where commands find their private TMPDIR."""
+        return "/tmp" if self.level is CageLevel.NAMESPACES else f"{self._room}/tmp"
+
+    def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return what commands see: caches and temporary files go where they may be written."""
+        cache = f"{self.temporary}/.cache"
+        own = {
+            "TMPDIR": self.temporary,
+            "XDG_CACHE_HOME": cache,
+            "npm_config_cache": f"{cache}/npm",
+        }
+        if os.geteuid() == 0:
+            own["TAR_OPTIONS"] = "--no-same-owner"  # root without its powers gives no file away
+        return {**environment, **own}
+
+    def cell(self) -> dict[str, Any]:
+        """Make the pod's own folders, empty, and say what its keeper makes; raises OSError."""
+        self.close()
+        for name in ("tmp", "memory"):
+            os.makedirs(f"{self._room}/{name}", 0o700)
+        return {
+            "level": self.level.value,
+            "network": self._settings.network,
+            "unix_sockets": self._settings.unix_sockets,
+            "memory": f"{self._room}/memory",
+            "processes": self._processes,
+        }
+
+    def order(self, *, writes: bool = True) -> Order:
+        """Return what a command may that starts now; without `writes` it only reads."""
+        lent = tuple(self._lent())
+        known = self._known.get((writes, lent))
+        if known is None or not known.looks.hold(self._disk):
+            looks = Looks(self._disk)
+            known = _Known(
+                plan(self._territory(lent, looks, writes=writes), looks, self.level), looks
+            )
+            self._known = {(writes, lent): known}
+        return known.order
+
+    def _territory(self, lent: tuple[LentRule, ...], disk: Disk, *, writes: bool) -> Territory:
+        has_mounts = self.level is CageLevel.NAMESPACES
+        temporary = f"{self._room}/tmp"
+        return Territory(
+            self._scope if writes else _read_only(self._scope),
+            lent,
+            self._closed_to_commands,
+            self._opened,
+            own=() if has_mounts else (temporary,),
+            private=self._stand_ins(temporary, disk) if has_mounts else {},
+        )
+
+    def _stand_ins(self, temporary: str, disk: Disk) -> dict[str, str]:
+        there = {path: temporary for path in SHARED if disk.kind(path) is Kind.FOLDER}
+        if "/dev/shm" in there:
+            there["/dev/shm"] = f"{self._room}/memory"
+        return there
+
+    def close(self) -> None:
+        """Remove the pod's own folders, once nothing runs any more; raises OSError."""
+        for folder, below, _ in os.walk(self._room):  # a command may have closed one to itself
+            for path in (os.path.join(folder, name) for name in below):
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._room)
+
+
+def _read_only(scope: Scope) -> Scope:
+    allow = tuple(r.model_copy(update={"permission": Permission.READ}) for r in scope.allow)
+    return scope.model_copy(update={"allow": allow})

@@ -1,0 +1,109 @@
+"""What a machine can confine commands with, what a pod asks for, and what is left open. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from protocol.manifest import Sandbox as Settings
+from protocol.manifest import SandboxMode
+from protocol.summaries import Sandbox
+
+
+class CageLevel(StrEnum):
+    """How well commands are confined, weakest first."""
+
+    NONE = "none"
+    LANDLOCK = "landlock"
+    NAMESPACES = "namespaces"
+
+
+_RANK = [CageLevel.NONE, CageLevel.LANDLOCK, CageLevel.NAMESPACES]
+
+UNCAGED = "shell commands are not caged: they can read and write whatever this user can"
+UNSEEN = "mode, owner, times and attributes of this user's files can be changed anywhere"
+STAT = "whether a file is there, its size and its times can be seen anywhere"
+FIFO = "a FIFO that may only be read can be written, below /tmp or a folder that is writable"
+MEMORY = "System V shared memory and message queues of this user can be used"
+BOMB = "a command can start processes without bound"
+ROOT = "run as root: what only root may read in /etc and other readable folders can be read"
+NETWORK = "network: what a command can read it can send away"
+SOCKETS = "unix_sockets: other programs of this user (a desktop bus, docker, ssh-agent) can be used"
+FLEET = "unix_sockets without namespaces: the fleet's own sockets can be connected to"
+
+
+@dataclass(frozen=True, slots=True)
+class CageSupport:
+    """What was found by trying: the strongest level, and why it is not a stronger one.
+
+    `is_alone`: at level `landlock`, too, commands see no process but their pod's own.
+    """
+
+    level: CageLevel = CageLevel.NONE
+    missing: tuple[str, ...] = ()
+    is_root: bool = False
+    is_alone: bool = False
+    bounds_processes: bool = False
+
+    @classmethod
+    def found(cls, fields: Mapping[str, Any]) -> CageSupport:
+        """Return what `podproc.confine.support` has found."""
+        level, missing = CageLevel(fields["level"]), tuple(fields["missing"])
+        return cls(**{**fields, "level": level, "missing": missing})
+
+
+def chosen_level(settings: Settings, support: CageSupport) -> CageLevel:
+    """Return the level at which a pod's commands run."""
+    return CageLevel.NONE if settings.mode is SandboxMode.OFF else support.level
+
+
+def refusal(settings: Settings, support: CageSupport) -> str | None:
+    """Say why a pod may not start on this machine, None where it may."""
+    if settings.mode is not SandboxMode.REQUIRE:
+        return None
+    wanted = CageLevel(settings.level.value)
+    if _RANK.index(support.level) >= _RANK.index(wanted):
+        return None
+    why = "; ".join(support.missing) or "nobody has looked"
+    return (
+        f'sandbox.mode = "require" asks for level {wanted} at least, and this machine has '
+        f"{support.level}: {why}"
+    )
+
+
+def describe(settings: Settings, support: CageSupport) -> Sandbox:
+    """Return the level in force and, in words for people, all that it leaves open."""
+    level = chosen_level(settings, support)
+    return Sandbox(level=level.value, unprotected=tuple(_left_open(level, settings, support)))
+
+
+def _left_open(level: CageLevel, settings: Settings, support: CageSupport) -> Iterator[str]:
+    if level is CageLevel.NONE:
+        yield UNCAGED
+        return
+    yield STAT
+    if level is CageLevel.LANDLOCK:
+        yield from (UNSEEN, MEMORY)
+    else:
+        yield FIFO
+    if not support.bounds_processes:
+        yield BOMB
+    if support.is_root:
+        yield ROOT
+    if settings.network:
+        yield NETWORK
+    if settings.unix_sockets:
+        yield SOCKETS
+        if level is CageLevel.LANDLOCK:
+            yield FLEET
+    for path in settings.extra_read:
+        yield f"extra_read: {path} can be read"
+    for path in settings.extra_write:
+        yield f"extra_write: {path} can be written, and nobody arbitrates between pods there"
+
+
+def is_below(settings: Settings, support: CageSupport) -> bool:
+    """Say whether `prefer` got less than a cage, so that a person should hear of it."""
+    return settings.mode is SandboxMode.PREFER and support.level is CageLevel.NONE

@@ -1,0 +1,332 @@
+"""The cage of one pod: orders that follow the scope, and commands that do not run without one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podproc.confine.support import look
+from podproc.tools.cage import Cage, readable
+from podproc.tools.keeper_client import Keeper, KeeperError
+from podproc.tools.shell import command_environment, refused_paths
+from protocol.cage import CageLevel, CageSupport
+from protocol.manifest import Sandbox
+from protocol.scope import LentRule, Permission, Scope, ScopeRule
+from tests.podproc.cage.ground import Ground, Shell, caged
+from tests.support.without import UNSHARE
+
+SUPPORT = CageSupport.found(look())
+LEVELS = [CageLevel.NAMESPACES, CageLevel.LANDLOCK]
+if SUPPORT.level is not CageLevel.NAMESPACES:
+    pytest.skip("this machine has no namespaces to cage with", allow_module_level=True)
+
+levels = pytest.mark.parametrize("level", LEVELS)
+_PROJECT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    ground = Ground(tmp_path)
+    ground.make()
+    return ground
+
+
+def cage_of(ground: Ground, level: CageLevel, **settings: Any) -> Cage:
+    return Cage(
+        level,
+        Sandbox.model_validate(settings),
+        scope=ground.scope(),
+        lent=lambda: ground.lent,
+        closed=[str(ground.product)],
+        opened=str(ground.outputs),
+        room=str(ground.product / "room"),
+        environment=command_environment(os.environ),
+    )
+
+
+def lent(target: Path) -> LentRule:
+    return LentRule(target=str(target), permission=Permission.WRITE, pod="kid")
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+# -- orders
+
+
+@levels
+def test_an_order_is_made_once_and_again_when_something_it_depends_on_has_changed(
+    ground: Ground, level: CageLevel
+) -> None:
+    cage = cage_of(ground, level)
+    first = cage.order()
+    assert cage.order() is first
+    (ground.mine / "lib").mkdir()
+    ground.lent = (lent(ground.mine / "lib"),)
+    after = cage.order()
+    assert after != first
+    assert cage.order() is after
+    (ground.mine / "lib").rmdir()
+    (ground.mine / "lib").symlink_to(ground.work)
+    assert cage.order() is not after
+    ground.lent = ()
+    assert cage.order() == first
+
+
+@levels
+def test_an_order_tells_what_its_command_could_write(ground: Ground, level: CageLevel) -> None:
+    cage = cage_of(ground, level)
+    (ground.mine / "lib").mkdir()
+    assert cage.order().could_write(lent(ground.mine / "lib"))
+    assert not cage.order(writes=False).could_write(lent(ground.mine / "lib"))
+    assert not cage.order().could_write(lent(ground.work / "other"))
+    ground.lent = (lent(ground.mine / "lib"),)
+    assert not cage.order().could_write(lent(ground.mine / "lib"))
+    assert cage.order().could_write(lent(ground.mine))
+
+
+def test_what_programs_need_is_readable_and_homes_and_our_folders_are_not(tmp_path: Path) -> None:
+    home, tools = tmp_path / "home", tmp_path / "tools"
+    for folder in ("bin", ".tool/bin", ".local/bin", ".local/share/uv/python", ".config/git"):
+        (home / folder).mkdir(parents=True)
+    for name in ("bin", "podsup"):
+        (tools / name).mkdir(parents=True)
+    path = f"{home}/bin:{home}/.tool/bin:{home}/.local/bin:{tools}/bin:relative:/bin:{home}/none"
+    found = readable({"HOME": str(home), "PATH": path}, [str(tools / "podsup")])
+    ours = {one.removeprefix(str(tmp_path)) for one in found if is_below(one, tmp_path)}
+    assert ours == {
+        "/home/bin",
+        "/home/.tool",
+        "/home/.tool/bin",
+        "/home/.local/bin",
+        "/home/.local/share/uv/python",
+        "/home/.config/git",
+        "/tools/bin",
+    }
+    assert "/usr" in found
+    assert "/" not in found
+
+
+def is_below(path: str, folder: Path) -> bool:
+    return path.startswith(f"{folder}/")
+
+
+def test_keys_that_lie_beside_programs_are_closed_unless_the_scope_speaks_of_them(
+    ground: Ground,
+) -> None:
+    home = ground.root / "home"
+    key = home / ".cargo/credentials.toml"
+    (home / ".cargo/bin").mkdir(parents=True)
+    key.write_text("a key")
+
+    def granted(scope: Scope) -> set[str]:
+        cage = Cage(
+            CageLevel.LANDLOCK,
+            Sandbox(),
+            scope=scope,
+            lent=lambda: (),
+            closed=[],
+            opened=str(ground.outputs),
+            room=str(ground.root / "room"),
+            environment={"HOME": str(home), "PATH": f"{home}/.cargo/bin:/bin"},
+        )
+        words = dict(cage.order().grants)
+        return {path for path in (str(home / ".cargo"), str(key)) if words.get(path) == "read"}
+
+    assert granted(ground.scope()) == set()
+    named = ScopeRule(target=str(key), permission=Permission.READ)
+    assert granted(Scope(allow=(*ground.scope().allow, named))) == {str(home / ".cargo")}
+
+
+# -- commands
+
+process = pytest.mark.process
+
+
+@process
+@levels
+def test_a_command_whose_cage_cannot_be_built_is_not_run_and_the_next_one_is(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            assert (await shell("echo ok")).output == "ok\n"
+            ground.work.rename(ground.root / "elsewhere")
+            with pytest.raises(
+                KeeperError, match=r"the cage cannot be built: .*/work: No such file"
+            ):
+                await shell("touch mine/a")
+            (ground.root / "elsewhere").rename(ground.work)
+            assert (await shell("echo ok")).output == "ok\n"
+
+    run(main())
+    assert not (ground.mine / "a").exists()
+
+
+@process
+@levels
+def test_a_command_does_not_run_in_a_folder_that_only_looks_like_its_own(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        scope = Scope(allow=(ScopeRule(target="/opt", permission=Permission.READ),))
+        async with caged(ground, level, scope=scope) as shell:
+            if level is CageLevel.NAMESPACES and str(ground.work).startswith("/tmp/"):
+                with pytest.raises(KeeperError, match="the cage cannot be built"):
+                    await shell("pwd")
+            else:
+                assert (await shell("ls")).code == 2
+
+    run(main())
+
+
+@process
+def test_a_keeper_with_a_cage_runs_nothing_without_an_order(ground: Ground) -> None:
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+
+            async def none(*, writes: bool) -> None:
+                return None
+
+            shell.keeper._order = none  # type: ignore[method-assign]
+            with pytest.raises(KeeperError, match="or none for one that is"):
+                await shell("touch mine/a")
+
+    run(main())
+    assert not (ground.mine / "a").exists()
+
+
+@process
+def test_a_machine_that_grants_less_than_it_did_runs_nothing_rather_than_uncaged(
+    ground: Ground,
+) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from podproc.tools.keeper_client import KeeperError\n"
+        "from protocol.cage import CageLevel\n"
+        "from tests.podproc.cage.ground import Ground, caged\n"
+        "async def main():\n"
+        "    async with caged(Ground(Path(sys.argv[1])), CageLevel.NAMESPACES) as shell:\n"
+        "        try:\n"
+        "            await shell('touch mine/a')\n"
+        "        except KeeperError as error:\n"
+        "            print(error)\n"
+        "asyncio.run(main())\n"
+    )
+    without = [sys.executable, "-m", "tests.support.without", UNSHARE, "--"]
+
+    async def main() -> str:
+        child = await asyncio.create_subprocess_exec(
+            *without,
+            *(sys.executable, "-c", program, str(ground.root)),
+            cwd=_PROJECT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await child.communicate()
+        return output.decode()
+
+    told = asyncio.run(main())
+    assert told == (
+        "commands cannot be caged as was promised: [Errno 1] unshare: Operation not permitted\n"
+    )
+    assert not (ground.mine / "a").exists()
+
+
+@process
+@levels
+def test_who_asks_what_runs_is_told_of_a_command_that_is_about_to_start(
+    ground: Ground, level: CageLevel
+) -> None:
+    """A lend that looked between a command's order and its start would miss it."""
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            await shell("true")
+            starting = asyncio.create_task(hold(shell))
+            await asyncio.sleep(0)  # it is on its way, and its order is being made
+            (job,) = await shell.keeper.running()
+            assert job.command == "600"
+            assert shell.keeper.could_write(job, [lent(ground.mine)])
+            assert not shell.keeper.could_write(job, [lent(ground.work / "other")])
+            await (await starting).kill()
+
+    run(main())
+
+
+async def hold(shell: Shell) -> Any:
+    output = os.open(os.devnull, os.O_WRONLY)
+    try:
+        return await shell.keeper.run(
+            ["sleep", "600"],
+            cwd=str(shell.ground.work),
+            environment=shell.environment,
+            output=output,
+        )
+    finally:
+        os.close(output)
+
+
+@process
+@levels
+def test_a_search_s_program_may_write_nothing(ground: Ground, level: CageLevel) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            script = "echo x > mine/a; echo done"
+            output, is_whole = await shell.keeper.capture(
+                ["bash", "-c", script],
+                cwd=str(ground.work),
+                environment=shell.environment,
+                limit=1000,
+            )
+            assert output.endswith(b"done\n")
+            assert is_whole
+            assert (await shell(script)).output == "done\n"
+
+    run(main())
+    assert (ground.mine / "a").exists(), "the shell may"
+
+
+@process
+@levels
+def test_what_the_pod_before_has_left_is_not_there_for_the_next_one(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        leave = "touch $TMPDIR/a; mkdir -m 000 $TMPDIR/closed $TMPDIR/closed2; ln -s / $TMPDIR/root"
+        keeper: Keeper
+        async with caged(ground, level) as shell:
+            await shell(leave)
+            keeper = shell.keeper
+            assert (await shell("ls -A $TMPDIR")).output.split()[0] == "a"
+        assert keeper.pid is None
+        async with caged(ground, level) as shell:
+            assert (await shell("ls -d $TMPDIR/a $TMPDIR/closed* $TMPDIR/root")).code == 2
+
+    run(main())
+    assert not (ground.product / "data/pods/me/cage").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "paths"),
+    [
+        ("touch: cannot touch 'b': Permission denied\n", ["b"]),
+        ("bash: line 1: /x/q: Read-only file system\nmore", ["/x/q"]),
+        ("PermissionError: [Errno 13] Permission denied: 'foo bar'\n", ["foo bar"]),
+        ("mkdir: cannot create directory \u2018a\u2019: Permission denied\n" * 3, ["a"]),
+        ("ssh: Permission denied (publickey)\n", []),
+        ("".join(f"{n}: Permission denied\n" for n in range(9)), ["0", "1", "2", "3", "4"]),
+        ("", []),
+    ],
+)
+def test_paths_that_a_command_says_it_was_refused_are_found_in_its_output(
+    output: str, paths: list[str]
+) -> None:
+    assert refused_paths(output) == paths
