@@ -76,7 +76,7 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> N
         with _closing(kernel.new_tree("devpts", ptmxmode="0666")) as terminals:
             _attach_at(terminals, "/dev/pts")
     with _closing(kernel.open_path("/")) as root:
-        kernel.set_read_only(root, is_read_only=True)
+        kernel.close_to_writing(root)
     with _closing(kernel.new_tree("tmpfs", mode="1777")) as shared:
         _attach_at(shared, memory)
 
@@ -163,15 +163,25 @@ def _rebuild(mounts: Iterable[list[Any]]) -> None:
         for op, tree in zip(ops, trees, strict=True):
             if op[0] == "cover":
                 _cover(op[1], op[2])
-                continue
-            kernel.set_read_only(tree, is_read_only=op[0] == "read")
-            if op[0] == "private":
-                _furnish_folder(tree, op[3])
-            _attach_at(tree, op[1])
+            elif op[1] == "/":
+                with _closing(kernel.open_path("/")) as root:  # nothing can be put in its place
+                    kernel.open_to_writing(root, is_whole=False)
+            else:
+                _show(op, tree)
+
+
+def _show(op: list[Any], tree: int) -> None:
+    if op[0] == "read":
+        kernel.close_to_writing(tree)
+    else:
+        kernel.open_to_writing(tree)
+    if op[0] == "private":
+        _furnish_folder(tree, op[3])
+    _attach_at(tree, op[1])
 
 
 def _copied(op: list[Any], taken: contextlib.ExitStack) -> int:
-    if op[0] == "cover":
+    if op[0] == "cover" or op[1] == "/":
         return -1
     with _closing(_open(op[2] if op[0] == "private" else op[1])) as path:
         tree = kernel.tree_at(path)
@@ -185,12 +195,12 @@ def _cover(path: str, inside: list[list[str]]) -> None:
             with _closing(kernel.open_path("/dev/null")) as nothing:
                 tree = kernel.tree_at(nothing)
             with _closing(tree):
-                kernel.set_read_only(tree, is_read_only=True)
+                kernel.close_to_writing(tree)
                 kernel.attach(tree, place)
             return
         with _closing(kernel.new_tree("tmpfs", mode="0755", size="64k")) as tree:
             _furnish_folder(tree, inside)
-            kernel.set_read_only(tree, is_read_only=True)
+            kernel.close_to_writing(tree)
             kernel.attach(tree, place)
 
 

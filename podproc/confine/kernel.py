@@ -9,6 +9,7 @@ belong to a thread, and are meant for the process that this one is about to beco
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -125,11 +126,26 @@ def new_tree(kind: str, **options: str) -> int:
         os.close(context)
 
 
-def set_read_only(tree: int, *, is_read_only: bool) -> None:
-    """Close or open all mounts of a tree to writing."""
-    on, off = (_READ_ONLY, 0) if is_read_only else (0, _READ_ONLY)
+def close_to_writing(tree: int) -> None:
+    """Make all mounts of a tree read-only."""
+    _set_attributes(tree, on=_READ_ONLY, flags=_AT_RECURSIVE)
+
+
+def open_to_writing(tree: int, *, is_whole: bool = True) -> None:
+    """Undo that for a whole tree, or for its top alone where one below was read-only before us."""
+    if is_whole:
+        try:
+            _set_attributes(tree, off=_READ_ONLY, flags=_AT_RECURSIVE)
+            return
+        except PermissionError:
+            pass  # what came read-only into a user namespace stays so
+    with contextlib.suppress(PermissionError):  # all of it did: the kernel tells who writes there
+        _set_attributes(tree, off=_READ_ONLY)
+
+
+def _set_attributes(tree: int, *, on: int = 0, off: int = 0, flags: int = 0) -> None:
     attributes = struct.pack("QQQQ", on, off, 0, 0)
-    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    flags |= _AT_EMPTY_PATH
     syscall("mount_setattr", _MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes))
 
 

@@ -142,8 +142,8 @@ class Cage:
     """The cage of one pod's commands; `order` blocks, since it looks at the disk.
 
     `lent` is asked each time. `room` is a folder of the pod's own for what its commands write
-    outside of the scope: it is emptied when the keeper starts, and gone after `close`. `processes`
-    is how many processes and threads they may have together.
+    outside of the scope: it is empty when the first keeper starts, and gone after `close`.
+    `processes` is how many processes and threads they may have together.
     """
 
     def __init__(
@@ -170,6 +170,7 @@ class Cage:
         self._disk = disk or RealDisk()
         self._environment = dict(environment)
         self._pods_scope = scope
+        self._is_furnished = False
         self._known: dict[tuple[bool, tuple[LentRule, ...]], _Known] = {}
 
     @functools.cached_property
@@ -214,10 +215,15 @@ class Cage:
         return {**environment, **own}
 
     def cell(self) -> dict[str, Any]:
-        """Make the pod's own folders, empty, and say what its keeper makes; raises OSError."""
-        self.close()
+        """Make the pod's own folders, empty at first, and say what its keeper makes.
+
+        Raises OSError.
+        """
+        if not self._is_furnished:
+            self.close()
         for name in ("tmp", "memory"):
-            os.makedirs(f"{self._room}/{name}", 0o700)
+            os.makedirs(f"{self._room}/{name}", 0o700, exist_ok=True)
+        self._is_furnished = True
         return {
             "level": self.level.value,
             "network": self._settings.network,
@@ -251,10 +257,14 @@ class Cage:
         )
 
     def _stand_ins(self, temporary: str, disk: Disk) -> dict[str, str]:
-        there = {path: temporary for path in SHARED if disk.kind(path) is Kind.FOLDER}
-        if "/dev/shm" in there:
-            there["/dev/shm"] = f"{self._room}/memory"
-        return there
+        """Return what stands in for which shared folder; not for one that is the scope's own."""
+        own = {"/dev/shm": f"{self._room}/memory"}
+        return {
+            path: own.get(path, temporary)
+            for path in SHARED
+            if disk.kind(path) is Kind.FOLDER
+            and effective_permission(self._scope, f"{path}/\0") is not Permission.WRITE
+        }
 
     def close(self) -> None:
         """Remove the pod's own folders, once nothing runs any more; raises OSError."""

@@ -170,6 +170,7 @@ _WORD = {Permission.READ: "read", Permission.WRITE: "write"}
 class _Planner:
     def __init__(self, territory: Territory, disk: Disk, *, has_mounts: bool) -> None:
         self._territory = territory
+        self._private = territory.private
         self._disk = disk
         self.has_mounts = has_mounts
         self._kinds: dict[str, Kind] = {}
@@ -203,11 +204,11 @@ class _Planner:
         a shared one: all of that is granted for the stand-in's sake.
         """
         for place in places:
-            if any(is_beneath(place, one) for one in self._territory.private):
-                if place in self._uneven:
-                    yield place
-                elif not self._is_there(place):
-                    yield next(one for one in _above(place) if self._kind(one) is Kind.FOLDER)
+            if place in self._uneven or not self._is_there(place):
+                above = [place, *_above(place)]
+                folder = next(one for one in above if self._kind(one) is Kind.FOLDER)
+                if any(folder != one and is_beneath(folder, one) for one in self._private):
+                    yield folder
 
     def _below(self, folder: str) -> Iterator[str]:
         for name in self._disk.entries(folder):
@@ -232,7 +233,7 @@ class _Planner:
     def mounts(self) -> list[tuple[Any, ...]]:
         """Return what is mounted, the upper before the lower."""
         shown: dict[str, Permission | None] = {"/": Permission.READ}
-        stands_in = self._territory.private
+        stands_in = self._private
         shown |= dict.fromkeys(stands_in)
         for place in self._places:
             if not self._is_there(place) or place in stands_in:

@@ -248,7 +248,7 @@ PARENTS = (
         "choosy",
         on("spawn nameless", spawn_call("choosy-kid", "choosy/kid", profile="nope")),
         on("spawn web", spawn_call("choosy-kid", "choosy/kid", profile="web")),
-        on("spawn hooked", spawn_call("choosy-kid", "choosy/kid", profile="hooked")),
+        on("spawn thrifty", spawn_call("choosy-kid", "choosy/kid", profile="thrifty")),
         on("spawn short", spawn_call("choosy-kid", "choosy/kid", profile="short")),
     ),
     parent(
@@ -319,7 +319,7 @@ PARENTS = (
 def family(shared_home: Home) -> Home:
     """A parent for each test, with a folder of its own name to lend."""
     shared_home.write("profiles/web.toml", "[feature]\nweb = true\n")
-    shared_home.write("profiles/hooked.toml", 'plugins = ["p"]\n')
+    shared_home.write("profiles/thrifty.toml", "[budget]\nusd = 1\n")
     shared_home.write("profiles/bound.toml", 'on_parent_exit = "stop"\n')
     shared_home.write("profiles/lasting.toml", 'restart = "on-failure"\n')
     shared_home.write("profiles/short.toml", "[engine]\nmax_turns = 7\n")
@@ -496,11 +496,11 @@ def test_profile_is_checked_before_anything_starts(family: Home, client: Client)
     before = claims(family), life_locks(family), row_names(client)
     nameless = refused(client, "choosy", "spawn nameless")
     assert "'nope'" in nameless
-    assert "bound, hooked, lasting, short, web" in nameless
+    assert "bound, lasting, short, thrifty, web" in nameless
     assert "feature.web" in refused(client, "choosy", "spawn web")
-    hooked = refused(client, "choosy", "spawn hooked")
-    assert "plugins" in hooked
-    assert "not available in this version" in hooked
+    thrifty = refused(client, "choosy", "spawn thrifty")
+    assert "budget" in thrifty
+    assert "not available in this version" in thrifty
     assert (claims(family), life_locks(family), row_names(client)) == before
 
     spawned(client, "choosy", "spawn short", "choosy-kid")

@@ -330,3 +330,94 @@ def test_paths_that_a_command_says_it_was_refused_are_found_in_its_output(
     output: str, paths: list[str]
 ) -> None:
     assert refused_paths(output) == paths
+
+
+def writing(*targets: Path | str) -> Scope:
+    read = ScopeRule(target="/", permission=Permission.READ)
+    rules = [ScopeRule(target=str(one), permission=Permission.WRITE) for one in targets]
+    return Scope(allow=(read, *rules))
+
+
+@process
+@levels
+def test_a_scope_of_everything_is_everything_but_what_is_closed(
+    ground: Ground, level: CageLevel
+) -> None:
+    secret = ground.product / "token"
+    secret.write_text("secret")
+    place = Path(os.environ.get("HOME", "/"))
+
+    async def main() -> None:
+        async with caged(ground, level, scope=writing("/")) as shell:
+            script = (
+                f"echo x > {ground.work}/new; echo x > {place}/{ground.root.name}; cat {secret}"
+            )
+            done = await shell(script)
+            assert "secret" not in done.output, done.output
+
+    try:
+        run(main())
+        assert (ground.work / "new").exists()
+        assert (place / ground.root.name).exists()
+    finally:
+        (place / ground.root.name).unlink(missing_ok=True)
+
+
+@process
+@levels
+def test_a_scope_that_is_the_shared_tmp_is_not_stood_in_for(
+    ground: Ground, level: CageLevel
+) -> None:
+    (ground.product / "token").write_text("secret")
+
+    async def main() -> None:
+        mark = f"/tmp/podsup-{ground.root.name}-{os.getpid()}"
+        async with caged(ground, level, scope=writing("/tmp")) as shell:
+            done = await shell(f"echo x > {mark}; cat {ground.product}/token")
+        try:
+            assert os.path.exists(mark) is (
+                level is CageLevel.NAMESPACES or not str(ground.product).startswith("/tmp/")
+            )
+            assert "secret" not in done.output
+        finally:
+            Path(mark).unlink(missing_ok=True)
+
+    run(main())
+
+
+@process
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_read_only_mount_in_the_scope_stays_read_only_and_the_rest_is_writable(
+    ground: Ground,
+) -> None:
+    """What came read-only into a user namespace cannot be opened there, nor what holds it whole."""
+    program = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from podproc.confine import kernel\n"
+        "from protocol.cage import CageLevel\n"
+        "from tests.podproc.cage.ground import Ground, caged\n"
+        "ground = Ground(Path(sys.argv[1]))\n"
+        "kernel.own_mounts()\n"
+        "kernel.libc('mount', b'none', str(ground.mine / 'disk').encode(), b'tmpfs', 1, None)\n"
+        "async def main():\n"
+        "    async with caged(ground, CageLevel.NAMESPACES) as shell:\n"
+        "        done = await shell('echo x > mine/a; echo x > mine/disk/b')\n"
+        "        print(done.output)\n"
+        "asyncio.run(main())\n"
+    )
+    (ground.mine / "disk").mkdir()
+
+    async def main() -> str:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, str(ground.root)),
+            cwd=_PROJECT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await child.communicate()
+        return output.decode()
+
+    told = asyncio.run(main())
+    assert "mine/disk/b: Read-only file system" in told
+    assert "mine/a:" not in told
+    assert (ground.mine / "a").exists()

@@ -7,7 +7,9 @@ Not less, for what is on the disk; nothing here is said of devices, nor of what 
 folders (`private`) stand in for:
 
     files       what `at` grants, at both levels and for all rules, unless a rule names something
-                below the file, as if it were a folder.
+                below the file, as if it were a folder, or a folder above it is hidden although
+                what is in it is not: a denial of reading that is not recursive hides the folders
+                in its target with all that is below them.
     folders     with recursive rules only, all of whose targets exist and are no links:
       namespaces  exactly what `at` grants: its names, its entries. An entry cannot be renamed or
                   removed just where less than write holds at or below it.
@@ -379,6 +381,14 @@ def test_a_whole_shared_folder_in_the_scope_is_the_pods_own_all_the_same() -> No
     kernel = run(tree, Territory(scope(*writing("/tmp", "/")), private=OWN_TMP), NAMESPACES)
     check(kernel, nothing="/tmp/other /tmp/new", write="/")
     assert kernel.changes_own("/tmp")
+
+
+def test_a_denial_in_a_stand_in_does_not_show_what_others_have_in_the_shared_folder() -> None:
+    tree = Tree("/tmp/other /room/tmp/")
+    denied = scope(*writing("/tmp"), deny=writing("/tmp/missing"))
+    kernel = run(tree, Territory(denied, private=OWN_TMP), NAMESPACES)
+    assert words(kernel.order) == ["private /tmp"]
+    check(kernel, nothing="/tmp/other")
 
 
 def test_a_stand_in_lies_in_the_cover_of_a_folder_above_it() -> None:
@@ -757,8 +767,15 @@ def test_what_may_be_done_with_a_file_can_be_done(
         is_named_as_folder = any(lies_in(one, path) for one in places if one != path)
         if tree.kind(path) is Kind.FOLDER or stood_in(territory, path) or is_named_as_folder:
             continue
+        if any(is_hidden(territory, folder) for folder in above(path)[1:]):
+            continue
         held = permitted(read=kernel.reads(path), write=kernel.writes(path))
         assert held is territory.at(path), (path, told(tree, territory, kernel.order))
+
+
+def is_hidden(territory: Territory, folder: str) -> bool:
+    """Say whether a folder may not be read although what is in it may."""
+    return territory.at(folder) is None and territory.within(folder) is not None
 
 
 @thoroughly

@@ -213,8 +213,8 @@ ROWS = [
     Row(
         "python makes a virtual environment and pip installs a local package into it",
         (
-            "python3 -m venv env",
-            "env/bin/pip install -q --no-index --disable-pip-version-check ./greeting",
+            "python3 -m venv --without-pip --system-site-packages env",
+            "env/bin/python -m pip install -q --no-index --disable-pip-version-check ./greeting",
             "env/bin/python -c 'import greeting; print(greeting.WORD)'",
         ),
         "hello",
