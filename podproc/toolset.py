@@ -129,6 +129,7 @@ def build_toolset(
         environment=environment,
         store=OutputStore(str(output_dir)),
         on_refused=lambda path: _tell_refusal(path, view, on_denied) if cage else None,
+        confined=cage.about if cage else "",
     )
     for tool in (
         Read(files),

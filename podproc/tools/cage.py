@@ -202,6 +202,15 @@ class Cage:
         """Where commands find their private TMPDIR."""
         return "/tmp" if self.level is CageLevel.NAMESPACES else f"{self._room}/tmp"
 
+    @property
+    def about(self) -> str:
+        """What a model has to know of it, in a sentence or two."""
+        said = "Commands write only where this agent may, and in $TMPDIR; the rest is refused."
+        if self._settings.network:
+            return said
+        but = " but loopback" if self.level is CageLevel.NAMESPACES else ""
+        return f"{said} They have no network{but}."
+
     def environment(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return what commands see: caches and temporary files go where they may be written."""
         cache = f"{self.temporary}/.cache"

@@ -260,6 +260,14 @@ class Keeper:
             self._launches.discard(launch)
             launch.set_result(None)
 
+    async def _cell(self) -> dict[str, Any] | None:
+        if self._cage is None:
+            return None
+        try:
+            return await off_loop(self._cage.cell)
+        except OSError as error:
+            raise KeeperError(f"commands have no room for temporary files: {error}") from error
+
     async def _order(self, *, writes: bool) -> Order | None:
         if self._cage is None:
             return None
@@ -283,7 +291,7 @@ class Keeper:
                 raise KeeperError(
                     "processes of an earlier command cannot be killed; try again later"
                 )
-        cell = None if self._cage is None else await off_loop(self._cage.cell)
+        cell = await self._cell()
         link = _Link(self._level, self._environment, self._life_lock, cell)
         try:
             async with asyncio.timeout(_START_S):

@@ -28,6 +28,11 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_OUTPUT_S = 1.0
 _LISTED = 20
 _TOLD = 5
+_DESCRIPTION = (
+    "Run a shell command in the working directory; each call starts a new shell. Long output "
+    "goes to a file that Read can show. Processes left running become background jobs, which "
+    "end with this agent; end them before that with kill."
+)
 _WHY = "(?:Permission denied|Read-only file system)"
 _REFUSED = (
     re.compile(rf"([^\s:'\"\u2018\u2019]+)['\"\u2019]?: {_WHY}$", re.MULTILINE),
@@ -66,11 +71,6 @@ class Bash:
     """Runs shell commands."""
 
     name: ClassVar[str] = "Bash"
-    description: ClassVar[str] = (
-        "Run a shell command in the working directory; each call starts a new shell. Long output "
-        "goes to a file that Read can show. Processes left running become background jobs, which "
-        "end with this agent; end them before that with kill."
-    )
     Args: ClassVar[type[BashArgs]] = BashArgs
 
     def __init__(
@@ -81,11 +81,14 @@ class Bash:
         environment: Mapping[str, str],
         store: OutputStore,
         on_refused: Callable[[str], None] = lambda path: None,
+        confined: str = "",
     ) -> None:
         """Run commands in `cwd` with exactly this environment (see `command_environment`).
 
-        `on_refused` hears of paths that a command was refused, as far as its output names them.
+        `on_refused` hears of paths that a command was refused, as far as its output names them;
+        `confined` tells the model what it may expect of that.
         """
+        self.description = f"{_DESCRIPTION} {confined}".rstrip()
         self._keeper = keeper
         self._on_refused = on_refused
         self._cwd = cwd

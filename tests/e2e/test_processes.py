@@ -237,11 +237,12 @@ def test_run_taken_the_moment_a_pod_is_back_is_not_closed_as_the_one_its_death_c
 def test_pod_whose_policy_is_never_stays_down_after_a_kill(home: Home) -> None:
     start(home, fleet('"alice"\nrestart = "never"', '"bob"\nrestart = "always"'))
     with connect(home) as client:
-        for pod in ("alice", "bob"):
-            os.kill(pid_of(client, pod), signal.SIGKILL)
+        pids = {pod: pid_of(client, pod) for pod in ("alice", "bob")}
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
         ended = wait_status(client, "alice", "stopped", "failed")
         assert (ended.pid, ended.incarnation, ended.restarts) == (None, 1, 0)
-        assert wait_reborn(client, "bob", 0)
+        assert wait_reborn(client, "bob", pids["bob"])
         assert row(client, "bob").incarnation == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 
 from podproc.confine.support import look
 from podproc.tools.cage import Cage, readable
+from podproc.tools.keeper import children
 from podproc.tools.keeper_client import Keeper, KeeperError
 from podproc.tools.shell import command_environment, refused_paths
 from protocol.cage import CageLevel, CageSupport
 from protocol.manifest import Sandbox
 from protocol.scope import LentRule, Permission, Scope, ScopeRule
 from tests.podproc.cage.ground import Ground, Shell, caged
+from tests.podproc.tooling import marks, sleepers
+from tests.support.waiting import eventually
 from tests.support.without import UNSHARE
 
 SUPPORT = CageSupport.found(look())
@@ -272,6 +276,54 @@ async def hold(shell: Shell) -> Any:
         )
     finally:
         os.close(output)
+
+
+@process
+@levels
+@pytest.mark.parametrize("part", ["outer", "inner", "both"])
+def test_a_keeper_that_is_killed_takes_its_cell_along_and_the_next_one_cages_again(
+    ground: Ground, level: CageLevel, part: str
+) -> None:
+    (mark,) = marks(1)
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            await shell("echo kept > $TMPDIR/kept")
+            await shell(f"setsid sleep {mark} >/dev/null 2>&1 & :")
+            await asyncio.to_thread(eventually, lambda: sleepers(mark), "it runs")
+            outer = shell.keeper.pid
+            assert outer is not None
+            parts = {"outer": [outer], "inner": children(outer)}
+            parts["both"] = [*parts["outer"], *parts["inner"]]
+            for pid in parts[part]:
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.to_thread(eventually, lambda: shell.keeper.pid != outer, "it is seen")
+            if part != "both" or level is CageLevel.NAMESPACES or SUPPORT.is_alone:
+                await asyncio.to_thread(eventually, lambda: not sleepers(mark), "all is gone")
+            done = await shell("cat $TMPDIR/kept; echo x > outside")
+            assert done.output.startswith("kept\n")
+            assert "outside: " in done.output
+            assert shell.keeper.pid != outer
+
+    run(main())
+
+
+@process
+@levels
+def test_a_pod_without_room_for_temporary_files_says_so_and_runs_nothing(
+    ground: Ground, level: CageLevel
+) -> None:
+    (ground.product / "data/pods/me/cage").write_text("in the way")
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            with pytest.raises(KeeperError, match=r"no room for temporary files: .*me/cage"):
+                await shell("touch mine/a")
+            (ground.product / "data/pods/me/cage").unlink()
+            assert (await shell("echo ok")).output == "ok\n"
+
+    run(main())
+    assert not (ground.mine / "a").exists()
 
 
 @process
