@@ -120,6 +120,7 @@ def main(argv: list[str]) -> int:
         if fd >= 0:
             os.set_inheritable(fd, False)
     wake = _wake_on(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a handler would let a command end its first pid
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != pod:
         return 0

@@ -310,6 +310,42 @@ def test_a_keeper_that_is_killed_takes_its_cell_along_and_the_next_one_cages_aga
 
 @process
 @levels
+def test_no_signal_of_a_command_reaches_the_first_process_of_its_namespace(
+    ground: Ground, level: CageLevel
+) -> None:
+    if level is CageLevel.LANDLOCK and not SUPPORT.is_alone:
+        pytest.skip("there is no pid namespace at this level for this user")
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            done = await shell("for s in $(seq 1 64); do kill -$s 1; done 2>/dev/null; echo ok")
+            assert done.output == "ok\n"
+            pid = shell.keeper.pid
+            assert (await shell("echo ok")).output == "ok\n"
+            assert shell.keeper.pid == pid
+
+    run(main())
+
+
+@process
+@levels
+def test_a_command_has_no_descriptor_but_its_output_and_an_empty_input(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            done = await shell("ls -l /proc/self/fd | sed 's/.* -> //'")
+            links = done.output.split("\n")[1:-1]
+            assert links[0] == "/dev/null"
+            pipes = [link for link in links[1:] if link.startswith("pipe:")]
+            assert [link for link in links[1:] if link not in pipes] == [links[-1]], links
+            assert links[-1].endswith("/fd"), "the folder that ls reads"
+
+    run(main())
+
+
+@process
+@levels
 def test_a_pod_without_room_for_temporary_files_says_so_and_runs_nothing(
     ground: Ground, level: CageLevel
 ) -> None:
