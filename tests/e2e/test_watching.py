@@ -32,7 +32,7 @@ from tests.support.home import Home
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
-ATTACHMENTS = 500
+ATTACHMENTS = 250
 AT_ONCE = 8
 FOLLOWED = 40
 DELTAS_PER_S = 2000
