@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,14 @@ from podproc.tools.tasks import Tasks, task_tools
 from protocol.birth import Birth
 from protocol.cage import CageLevel, CageSupport, chosen_level
 from protocol.errors import InvalidScope
-from protocol.scope import Permission, Scope, ScopeRule, canonical
+from protocol.scope import (
+    Permission,
+    Scope,
+    ScopeRule,
+    canonical,
+    overlaps,
+    write_rules,
+)
 from protocol.snapshot import ScopeSummary
 
 
@@ -92,7 +100,7 @@ def build_toolset(
     manifest = birth.manifest
     output_dir = Path(birth.data_dir) / "pods" / manifest.name / "bash-output"
     output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scope = _with_output_rule(manifest.scope, str(output_dir))
+    scope = _without_own_code(_with_output_rule(manifest.scope, str(output_dir)))
     for rule in scope.allow:
         if rule.permission is Permission.WRITE and not os.path.exists(rule.target):
             os.makedirs(rule.target)
@@ -128,7 +136,8 @@ def build_toolset(
         cwd=manifest.cwd,
         environment=environment,
         store=OutputStore(str(output_dir)),
-        on_refused=lambda path: _tell_refusal(path, view, on_denied) if cage else None,
+        judge=lambda path: _refused(path, view) if cage else None,
+        on_denied=on_denied,
         confined=cage.about if cage else "",
     )
     for tool in (
@@ -186,14 +195,25 @@ def _cage(
     )
 
 
-def _tell_refusal(path: str, view: ScopeView, on_denied: Callable[[str, str], None]) -> None:
-    """Report what a command says it was refused, where that is what the scope says, too."""
-    with contextlib.suppress(InvalidScope):
+def _refused(path: str, view: ScopeView) -> str | None:
+    """Return the canonical path of what the scope does not let be written. Blocks."""
+    try:
         real = canonical(path, cwd=view.cwd)
-        if view.permission(real) is not Permission.WRITE:
-            on_denied(real, "shell")
+    except InvalidScope:
+        return None
+    return None if view.permission(real) is Permission.WRITE else real
 
 
 def _with_output_rule(scope: Scope, output_dir: str) -> Scope:
     rule = ScopeRule(target=canonical(output_dir), permission=Permission.READ)
     return scope.model_copy(update={"allow": (*scope.allow, rule)})
+
+
+def _without_own_code(scope: Scope) -> Scope:
+    """Close to writing what this program is made of: the next keeper runs it, outside any cage."""
+    above = Path(__file__).parents[1]
+    packages = (str(above / name) for name in ("podproc", "protocol", "supervisor"))
+    code = {canonical(path) for path in (*packages, sys.prefix, sys.base_prefix)}
+    rules = [ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(code)]
+    deny = [rule for rule in rules if any(overlaps(rule, own) for own in write_rules(scope))]
+    return scope.model_copy(update={"deny": (*scope.deny, *deny)})

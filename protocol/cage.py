@@ -24,7 +24,14 @@ _RANK = [CageLevel.NONE, CageLevel.LANDLOCK, CageLevel.NAMESPACES]
 
 UNCAGED = "shell commands are not caged: they can read and write whatever this user can"
 UNSEEN = "mode, owner, times and attributes of this user's files can be changed anywhere"
-STAT = "whether a file is there, its size and its times can be seen anywhere"
+STAT = (
+    "whether a file is there, its size, times and attributes, where a link leads, and that "
+    "something changes (inotify) can be seen anywhere"
+)
+REPLACED = (
+    "a denied or lent folder, or a denied file, that somebody replaces from outside is open to "
+    "commands that run then, if it lies below a writable folder"
+)
 FIFO = "a FIFO that may only be read can be written, below /tmp or a folder that is writable"
 MEMORY = "System V shared memory and message queues of this user can be used"
 BOMB = "a command can start processes without bound"
@@ -87,7 +94,7 @@ def _left_open(level: CageLevel, settings: Settings, support: CageSupport) -> It
     if level is CageLevel.LANDLOCK:
         yield from (UNSEEN, MEMORY)
     else:
-        yield FIFO
+        yield from (FIFO, REPLACED)
     if not support.bounds_processes:
         yield BOMB
     if support.is_root:

@@ -27,6 +27,7 @@ import fcntl
 import os
 import resource
 import socket
+import stat
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -205,31 +206,32 @@ def _cover(path: str, inside: list[list[str]]) -> None:
 
 
 def _furnish_folder(folder: int, inside: list[list[str]]) -> None:
-    """Make the empty places on which other things will be mounted, without following links."""
+    """Make the empty places on which other things will be mounted, without following links.
+
+    What a command has put in the way is moved aside, and never opened: it could be anything.
+    """
     for kind, relative in inside:
         *parents, name = relative.split("/")
-        here = os.dup(folder)
-        try:
+        with contextlib.ExitStack() as opened:
+            here = folder
             for parent in parents:
-                here = _into(here, parent)
-            if kind == "folder":
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o755, dir_fd=here)
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(name, flags, 0o644, dir_fd=here))
-        finally:
-            os.close(here)
+                _make(here, parent, "folder")
+                here = kernel.open_beneath(here, parent)
+                opened.callback(os.close, here)
+            _make(here, name, kind)
 
 
-def _into(folder: int, name: str) -> int:
-    """Return a folder's folder, made where it is missing, in place of the descriptor."""
-    with contextlib.suppress(FileExistsError):
+def _make(folder: int, name: str, kind: str) -> None:
+    """Have an empty folder or file in a folder, or one that was made there before."""
+    is_wanted = stat.S_ISDIR if kind == "folder" else stat.S_ISREG
+    with contextlib.suppress(FileNotFoundError):
+        if is_wanted(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            return
+        os.rename(name, f"{name}.{os.getpid()}.moved", src_dir_fd=folder, dst_dir_fd=folder)
+    if kind == "folder":
         os.mkdir(name, 0o755, dir_fd=folder)
-    try:
-        return kernel.open_beneath(folder, name)
-    finally:
-        os.close(folder)
+    else:
+        os.mknod(name, 0o644 | stat.S_IFREG, dir_fd=folder)
 
 
 def _attach_at(tree: int, path: str) -> None:

@@ -57,6 +57,7 @@ _NUMBERS = {
         "prlimit64": 302,
         "setns": 308,
         "sched_setattr": 314,
+        "fanotify_init": 300,
         "bpf": 321,
         "userfaultfd": 323,
     },
@@ -78,6 +79,7 @@ _NUMBERS = {
         "keyctl": 219,
         "clone": 220,
         "prlimit64": 261,
+        "fanotify_init": 262,
         "setns": 268,
         "sched_setattr": 274,
         "bpf": 280,
@@ -137,6 +139,7 @@ def rules(*, unix_sockets: bool, internet: bool, is_alone: bool) -> Iterator[Rul
     """
     for call in ("add_key", "request_key", "keyctl", "bpf", "userfaultfd", "pivot_root", "setns"):
         yield Rule(call, errno.EPERM)
+    yield Rule("fanotify_init", errno.EPERM)
     for call in ("mount", "umount2", "open_tree", "open_tree_attr", "move_mount", "mount_setattr"):
         yield Rule(call, errno.EPERM)
     for call in ("fsopen", "fsconfig", "fsmount", "fspick"):

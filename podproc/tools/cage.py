@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import os
-import shutil
+import pwd
+import secrets
 import stat
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +66,12 @@ OF_THE_HOME = (
 )
 """What is read of the home: how git is set up, and languages that lie beside their PATH."""
 
-DATA_OF_THE_HOME = ".local"
-"""A parent of many a PATH's folder that is left out: it holds all kinds of programs' data."""
-
-KEYS_OF_THE_HOME = (".cargo/credentials", ".cargo/credentials.toml")
-"""Keys that lie in such a parent: closed, unless the scope itself speaks of them."""
+OF_A_PREFIX = (
+    *("bin", "completions", "conda-meta", "envs", "etc", "include", "installs", "lib", "lib32"),
+    *("lib64", "libexec", "pkg", "pkgs", "plugins", "pyvenv.cfg", "share", "shims", "src", "ssl"),
+    *("toolchains", "tools", "version", "versions"),
+)
+"""What programs need beside their PATH's folder; in the home nothing else, since keys lie there."""
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 """Folders that everybody writes: at level `namespaces` each pod has its own."""
@@ -99,27 +103,40 @@ def readable(environment: Mapping[str, str], closed: Iterable[str]) -> list[str]
     """Return what every command may read, canonical, as far as it is there.
 
     Of each folder of PATH its parent, too, since that is where a program's libraries are; but not
-    where that would be the root, the home, something above it, what holds one of our folders, or
-    the home's folder of data.
+    where that would be the root, a home, something above it, or what holds one of our folders. In
+    a home it is only what such a parent usually has: programs keep their keys there as well.
     """
-    home = next(_canonical_ones([environment.get("HOME", "")]), "")
+    homes = _homes(environment)
     found: list[str] = [*SYSTEM]
-    own = [*closed, *([home, f"{home}/{DATA_OF_THE_HOME}"] if home else [])]
+    own = [*closed, *homes]
     for folder in environment.get("PATH", "").split(":"):
-        if not folder.startswith("/"):
-            continue
-        found += [one for one in _with_parent(folder) if not any(is_beneath(o, one) for o in own)]
-    if home:
-        found += [f"{home}/{name}" for name in OF_THE_HOME]
+        if folder.startswith("/"):
+            found += [
+                one
+                for one in _with_parent(folder, homes)
+                if not any(is_beneath(other, one) for other in own)
+            ]
+    found += [f"{home}/{name}" for home in homes for name in OF_THE_HOME]
     return list(dict.fromkeys(_canonical_ones(found)))
 
 
-def _with_parent(folder: str) -> Iterator[str]:
-    for one in (folder, os.path.dirname(folder.rstrip("/"))):
-        with contextlib.suppress(InvalidScope):
-            real = canonical(one)
-            if real != "/":
-                yield real
+def _homes(environment: Mapping[str, str]) -> list[str]:
+    """Return the homes of this user, canonical: what the environment says, and what is so."""
+    told = environment.get("HOME", "")
+    with contextlib.suppress(KeyError):  # a user without an entry has no home but that
+        return list(dict.fromkeys(_canonical_ones([told, pwd.getpwuid(os.geteuid()).pw_dir])))
+    return list(_canonical_ones([told]))
+
+
+def _with_parent(folder: str, homes: Sequence[str]) -> Iterator[str]:
+    """Yield a folder of PATH, and its parent or what programs need of that."""
+    with contextlib.suppress(InvalidScope):
+        yield canonical(folder)
+        parent = canonical(os.path.dirname(folder.rstrip("/")))
+        if not any(is_beneath(parent, home) for home in homes):
+            yield from (() if parent == "/" else (parent,))
+        elif not any(parent == f"{home}/.local" for home in homes):
+            yield from (f"{parent}/{name}" for name in OF_A_PREFIX)
 
 
 def _canonical_ones(paths: Iterable[str]) -> Iterator[str]:
@@ -190,13 +207,6 @@ class Cage:
         scope = self._pods_scope
         return scope.model_copy(update={"allow": (*scope.allow, *extra)})
 
-    @functools.cached_property
-    def _closed_to_commands(self) -> tuple[str, ...]:
-        home = self._environment.get("HOME", "")
-        keys = _canonical_ones(f"{home}/{name}" for name in KEYS_OF_THE_HOME if home)
-        scope = self._pods_scope
-        return (*self._closed, *(key for key in keys if effective_permission(scope, key) is None))
-
     @property
     def temporary(self) -> str:
         """Where commands find their private TMPDIR."""
@@ -259,7 +269,7 @@ class Cage:
         return Territory(
             self._scope if writes else _read_only(self._scope),
             lent,
-            self._closed_to_commands,
+            self._closed,
             self._opened,
             own=() if has_mounts else (temporary,),
             private=self._stand_ins(temporary, disk) if has_mounts else {},
@@ -276,13 +286,16 @@ class Cage:
         }
 
     def close(self) -> None:
-        """Remove the pod's own folders, once nothing runs any more; raises OSError."""
-        for folder, below, _ in os.walk(self._room):  # a command may have closed one to itself
-            for path in (os.path.join(folder, name) for name in below):
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
+        """Remove the pod's own folders, once nothing runs any more; raises OSError.
+
+        What a command made of them may be deep, long, or closed to us; so it is put aside first,
+        in one step, and what cannot be removed now is in nobody's way.
+        """
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._room)
+            os.rename(self._room, f"{self._room}.{secrets.token_hex(4)}.old")
+        for aside in glob.glob(f"{glob.escape(self._room)}.*.old"):
+            for command in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+                subprocess.run([*command, "--", aside], stderr=subprocess.DEVNULL, check=False)
 
 
 def _read_only(scope: Scope) -> Scope:

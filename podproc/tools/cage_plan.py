@@ -12,7 +12,12 @@ nothing changes, so an order is worked out from the places alone:
              folder above a place where less holds therefore grants nothing as a whole, only what
              is in it now, one by one: nothing new can be made in it, at level `landlock`. At level
              `namespaces` mounts hold such places back, and only those that no mount can hold,
-             since nothing is there yet or a link is, are treated in this way.
+             since nothing is there yet, or a link is, or a file that its borrower replaces, are
+             treated in this way.
+
+A mount holds a place against the command alone. When somebody outside renames another thing over
+what it lies on, or removes that, the kernel takes the mount off, and a command that runs then has
+what is above it; the next one finds the new thing held again.
 
 Pure: `Disk` is what it asks of the file system, and all it knows of it.
 """
@@ -180,6 +185,10 @@ class _Planner:
             if not rule.recursive and self._kind(rule.target) is Kind.FOLDER
         }
         """Folders in which new folders would be worth less, or more, than they are themselves."""
+        self._slippery = {
+            rule.target for rule in territory.lent if self._kind(rule.target) is Kind.FILE
+        }
+        """Places that no mount holds for long: who replaces a file by renaming takes it off."""
         self._frozen: set[str] = set()
         self._places = sorted(self._all_places(), key=lambda path: (path.count("/"), path))
         if "/" in self._places:
@@ -204,7 +213,7 @@ class _Planner:
         a shared one: all of that is granted for the stand-in's sake.
         """
         for place in places:
-            if place in self._uneven or not self._is_there(place):
+            if place in self._uneven or not self._is_held(place):
                 above = [place, *_above(place)]
                 folder = next(one for one in above if self._kind(one) is Kind.FOLDER)
                 if any(folder != one and is_beneath(folder, one) for one in self._private):
@@ -221,6 +230,10 @@ class _Planner:
 
     def _is_there(self, path: str) -> bool:
         return self._kind(path) in (Kind.FOLDER, Kind.FILE)
+
+    def _is_held(self, place: str) -> bool:
+        """Whether a mount can hold a place, whatever others do with it."""
+        return self._is_there(place) and place not in self._slippery
 
     def _value(self, path: str) -> Permission | None:
         """Return what holds at a path and, of a folder that may be listed, in it."""
@@ -313,7 +326,7 @@ class _Planner:
         """Return the least that holds below a path where no mount sees to it."""
         values = [value]
         for place in below:
-            if not (self.has_mounts and self._is_there(place)):
+            if not (self.has_mounts and self._is_held(place)):
                 values += [self._territory.at(place), self._value(place)]
         for folder in self._uneven & {path, *below}:
             new_folder = self._territory.at(f"{folder.rstrip('/')}/\0/\0")

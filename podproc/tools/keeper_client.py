@@ -171,10 +171,10 @@ class Keeper:
         with self._launching():
             link = await self._ready()
             order = await self._order(writes=writes)
+            if order is not None:
+                await link.note(order)
             command = Command(link, next(self._ids))
             link.commands[command.id] = command
-            if order is not None:
-                link.orders[command.id] = order
             request = {
                 "argv": list(argv),
                 "cwd": cwd,
@@ -183,7 +183,11 @@ class Keeper:
             }
             link.send({"kind": "run", "id": command.id, **request}, output)
         try:
-            await asyncio.shield(command.started)
+            async with asyncio.timeout(_START_S):
+                await asyncio.shield(command.started)
+        except TimeoutError as error:
+            link.hang_up("a command did not start")
+            raise KeeperError(f"the command did not start within {_START_S:g} s") from error
         except asyncio.CancelledError:
             link.send({"kind": "kill", "id": command.id})
             raise
@@ -231,10 +235,14 @@ class Keeper:
             await asyncio.shield(self._link.gone)
         return []
 
-    def could_write(self, job: Job, rules: Sequence[ScopeRule]) -> bool:
-        """Say whether a job's cage lets it write under a rule; without a cage everything can."""
-        order = self._link.orders.get(job.id) if self._link else None
-        return order is None or any(map(order.could_write, rules))
+    def could_write(self, rules: Sequence[ScopeRule]) -> bool:
+        """Say whether what runs may write under one of the rules; without a cage it may anywhere.
+
+        Which process belongs to which command is a guess that a command can mislead; so what runs
+        may be anything that was started since nothing ran.
+        """
+        orders = self._link.orders if self._link else []
+        return not orders or any(order.could_write(rule) for order in orders for rule in rules)
 
     async def stop_all(self, why: str) -> None:
         """End every command and all it started; the next one starts a new keeper."""
@@ -322,7 +330,7 @@ class _Link:
         cell: Mapping[str, Any] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.orders: dict[int, Order] = {}
+        self.orders: list[Order] = []
         self.commands: WeakValueDictionary[int, Command] = WeakValueDictionary()
         self.hello: asyncio.Future[KeeperLevel] = self._loop.create_future()
         self.gone: asyncio.Future[None] = self._loop.create_future()
@@ -369,6 +377,14 @@ class _Link:
         self._listings.append(listing)
         self.send({"kind": "jobs"})
         return await asyncio.shield(listing)
+
+    async def note(self, order: Order) -> None:
+        """Remember an order that a command is about to have, beside those of all that runs."""
+        if order in self.orders:
+            return
+        if self.orders and not await self.jobs():
+            self.orders.clear()
+        self.orders.append(order)
 
     def hang_up(self, why: str) -> None:
         """Close the socket, which ends the keeper, and fail everything that waits for it."""
@@ -433,11 +449,8 @@ class _Link:
             _fail(self.hello, KeeperError(told))
         elif kind == "jobs":
             _resolve(self._listings.popleft(), [Job(**job) for job in message["jobs"]])
-        else:
-            if kind in ("failed", "killed") or (kind == "exited" and not message["left"]):
-                self.orders.pop(message["id"], None)
-            if (command := self.commands.get(message["id"])) is not None:
-                self._on_command(kind, message, command)
+        elif (command := self.commands.get(message["id"])) is not None:
+            self._on_command(kind, message, command)
 
     def _on_command(self, kind: str, message: dict[str, Any], command: Command) -> None:
         match kind:

@@ -146,7 +146,8 @@ class Lends:
 
 
 async def _writers(keeper: Keeper, rules: tuple[LentRule, ...]) -> list[Job]:
-    return [job for job in await keeper.running() if keeper.could_write(job, rules)]
+    jobs = await keeper.running()
+    return jobs if keeper.could_write(rules) else []
 
 
 def _holds(rule: ScopeRule, path: str) -> bool:

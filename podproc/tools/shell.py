@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from podproc.tools.base import Call, ToolArgs, ToolFailure, ToolResult
+from podproc.tools.base import Call, ToolArgs, ToolFailure, ToolResult, off_loop
 from podproc.tools.keeper_client import Command, Exit, Job, Keeper, KeeperError
 from podproc.tools.output import Capture, OutputStore
 
@@ -33,11 +33,13 @@ _DESCRIPTION = (
     "goes to a file that Read can show. Processes left running become background jobs, which "
     "end with this agent; end them before that with kill."
 )
-_WHY = "(?:Permission denied|Read-only file system)"
-_REFUSED = (
-    re.compile(rf"([^\s:'\"\u2018\u2019]+)['\"\u2019]?: {_WHY}$", re.MULTILINE),
-    re.compile(rf"{_WHY}: '([^']+)'"),  # Python and node quote it behind the reason
+_LONGEST_LINE = 4096
+_REASONS = ("Permission denied", "Read-only file system")
+_REFUSED = re.compile(
+    r"(?P<path>[^\s:'\"\u2018\u2019]+)['\"\u2019]?: (?:Permission denied|Read-only file system)$"
 )
+_QUOTED = re.compile(r"(?:Permission denied|Read-only file system): '(?P<path>[^']+)'")
+"""Python and node quote the path behind the reason."""
 
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -80,17 +82,20 @@ class Bash:
         cwd: str,
         environment: Mapping[str, str],
         store: OutputStore,
-        on_refused: Callable[[str], None] = lambda path: None,
+        judge: Callable[[str], str | None] = lambda path: None,
+        on_denied: Callable[[str, str], None] = lambda path, layer: None,
         confined: str = "",
     ) -> None:
         """Run commands in `cwd` with exactly this environment (see `command_environment`).
 
-        `on_refused` hears of paths that a command was refused, as far as its output names them;
-        `confined` tells the model what it may expect of that.
+        `on_denied(path, layer)` hears of writes that a command was refused, as far as its output
+        names them: `judge` returns the canonical path of one that the scope refuses, too, and
+        blocks. `confined` tells the model what it may expect.
         """
         self.description = f"{_DESCRIPTION} {confined}".rstrip()
         self._keeper = keeper
-        self._on_refused = on_refused
+        self._judge = judge
+        self._on_denied = on_denied
         self._cwd = cwd
         self._environment = dict(environment)
         self._store = store
@@ -171,7 +176,8 @@ class Bash:
             await self._close(capture)
         text = capture.text()
         for path in refused_paths(text):
-            self._on_refused(path)
+            if (real := await off_loop(self._judge, path)) is not None:
+                self._on_denied(real, "shell")
         return ToolResult(summary, text + jobs or None, is_error=ended.code != 0)
 
     async def _close(self, capture: Capture) -> None:
@@ -199,8 +205,17 @@ class Bash:
 
 def refused_paths(output: str) -> list[str]:
     """Return the paths that a command says it was refused, the first few; a guess from its text."""
-    found = (path for pattern in _REFUSED for path in pattern.findall(output))
-    return list(dict.fromkeys(found))[:_TOLD]
+    found: dict[str, None] = {}
+    for line in output.splitlines():
+        if len(line) > _LONGEST_LINE or not any(reason in line for reason in _REASONS):
+            continue
+        start = line.rfind(" ", 0, line.rfind(": ")) + 1
+        match = _REFUSED.search(line, start) or _QUOTED.search(line)
+        if match is not None:
+            found[match["path"]] = None
+        if len(found) == _TOLD:
+            break
+    return list(found)
 
 
 def _outcome(ended: Exit, seconds: float) -> str:

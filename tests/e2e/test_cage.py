@@ -117,7 +117,7 @@ def test_status_and_greeting_say_the_level_and_all_that_it_leaves_open(
     shared: Home, level: CageLevel
 ) -> None:
     expected = {
-        CageLevel.NAMESPACES: {cage.STAT, cage.FIFO},
+        CageLevel.NAMESPACES: {cage.STAT, cage.FIFO, cage.REPLACED},
         CageLevel.LANDLOCK: {cage.UNSEEN, cage.STAT, cage.MEMORY},
     }
     assert left_open(shared, level, "alice") == expected[level]

@@ -57,7 +57,7 @@ def test_only_who_would_rather_have_a_cage_and_gets_none_is_warned(
     assert cage.is_below(settings, SUPPORT[level]) is is_warned
 
 
-ALWAYS = {cage.STAT, cage.FIFO}
+ALWAYS = {cage.STAT, cage.FIFO, cage.REPLACED}
 """What level `namespaces` never closes."""
 
 

@@ -83,7 +83,7 @@ def test_calls_that_nobody_in_a_cage_needs_are_refused(machine: str) -> None:
         *("mount", "umount2", "pivot_root", "setns", "fsopen", "fsmount", "fsconfig", "fspick"),
         *("open_tree", "open_tree_attr", "move_mount", "mount_setattr"),
         *("io_uring_setup", "io_uring_enter", "io_uring_register"),
-        *("add_key", "request_key", "keyctl", "bpf", "userfaultfd"),
+        *("add_key", "request_key", "keyctl", "bpf", "userfaultfd", "fanotify_init"),
     ):
         assert ask(call) == errno.EPERM, call
 
