@@ -15,6 +15,7 @@ import glob
 import os
 import pwd
 import secrets
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -294,8 +295,12 @@ class Cage:
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._room, f"{self._room}.{secrets.token_hex(4)}.old")
         for aside in glob.glob(f"{glob.escape(self._room)}.*.old"):
-            for command in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
-                subprocess.run([*command, "--", aside], stderr=subprocess.DEVNULL, check=False)
+            for program, *options in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+                own = shutil.which(program, path=os.defpath)  # PATH may lead into the scope
+                if own is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+                command = [own, *options, "--", aside]
+                subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
 
 
 def _read_only(scope: Scope) -> Scope:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import os
 import secrets
 import threading
@@ -99,7 +100,8 @@ class OutputStore:
             if used + wanted <= self._limit:
                 break
             used -= self._sizes.pop(path)
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # a person has removed it
+                os.unlink(path)
         return min(wanted, max(0, self._limit - used))
 
 

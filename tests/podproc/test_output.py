@@ -34,6 +34,17 @@ def test_a_file_being_written_stays_and_what_has_no_room_is_counted(tmp_path: Pa
     store.finish(second)
 
 
+def test_a_file_that_a_person_has_removed_makes_room_like_any_other(tmp_path: Path) -> None:
+    store = OutputStore(str(tmp_path), limit=1000)
+    first, second = store.create(), store.create()
+    store.append(first, b"x" * 900)
+    store.finish(first)
+    Path(first.path).unlink()
+    store.append(second, b"y" * 300)
+    assert sizes(tmp_path) == [300]
+    store.finish(second)
+
+
 def test_files_of_an_earlier_process_count(tmp_path: Path) -> None:
     (tmp_path / "1000-old.txt").write_bytes(b"x" * 800)
     store = OutputStore(str(tmp_path), limit=1000)

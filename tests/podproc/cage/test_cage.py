@@ -441,6 +441,56 @@ def test_what_a_command_left_never_stands_in_the_way_of_the_next_start(
 
 
 @process
+@levels
+def test_a_lent_file_that_its_borrower_replaces_is_not_written_by_a_command_that_runs(
+    ground: Ground, level: CageLevel
+) -> None:
+    """As every Edit of the borrower does: the mount that lay on the old file goes with it."""
+    file, tries = ground.mine / "file", ground.mine / "tries/n"
+    file.write_text("as lent")
+    tries.parent.mkdir()
+    ground.lent = (lent(file),)
+    loop = f"while :; do echo more >> {file}; echo >> {tries}; sleep 0.01; done 2>/dev/null"
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            await shell(f"{loop} >/dev/null &")
+            for text in ("as edited", "as edited again"):
+                new = ground.mine / "new"
+                new.write_text(text)
+                new.replace(file)
+                before = tries.stat().st_size if tries.exists() else 0
+                await asyncio.to_thread(
+                    eventually, lambda n=before: tries.stat().st_size > n + 3, "it tries on"
+                )
+                assert file.read_text() == text
+
+    run(main())
+
+
+@process
+@levels
+def test_nothing_that_a_command_has_put_on_the_path_is_run_outside_of_its_cage(
+    ground: Ground, level: CageLevel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, mark = ground.mine / "bin", ground.root / "was-run"
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    trap = f"#!/bin/sh\necho $0 >> {mark}\n"
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            plant = 'for p in chmod rm python3 sh bash env mount; do echo "$TRAP" > mine/bin/$p;'
+            await shell(f"mkdir mine/bin; {plant} chmod +x mine/bin/$p; done", TRAP=trap)
+            assert (tools / "rm").exists()
+            await shell.keeper.stop_all("a new one is started")
+            await shell("true")
+
+    run(main())
+    assert not mark.exists()
+    assert not (ground.product / "data/pods/me/cage").exists()
+
+
+@process
 def test_what_a_command_puts_where_a_later_one_has_a_mount_is_moved_aside(tmp_path: Path) -> None:
     folder = tmp_path if str(tmp_path).startswith("/tmp/") else Path(tempfile.mkdtemp(dir="/tmp"))
     ground = Ground(folder / "g")
