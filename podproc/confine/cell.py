@@ -25,6 +25,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
 import socket
 import stat
@@ -118,8 +119,8 @@ def _threads_of(user: int) -> int:
 
 def counts_pids() -> bool:
     """Say whether a pid namespace has a bound of its own on this kernel."""
-    release = os.uname().release.split(".")
-    return (int(release[0]), int(release[1].partition("-")[0])) >= PID_MAX_SINCE
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= PID_MAX_SINCE
 
 
 class Walls:
