@@ -27,14 +27,7 @@ from podproc.tools.tasks import Tasks, task_tools
 from protocol.birth import Birth
 from protocol.cage import CageLevel, CageSupport, chosen_level
 from protocol.errors import InvalidScope
-from protocol.scope import (
-    Permission,
-    Scope,
-    ScopeRule,
-    canonical,
-    overlaps,
-    write_rules,
-)
+from protocol.scope import Permission, Scope, ScopeRule, canonical
 from protocol.snapshot import ScopeSummary
 
 
@@ -214,6 +207,5 @@ def _without_own_code(scope: Scope) -> Scope:
     above = Path(__file__).parents[1]
     packages = (str(above / name) for name in ("podproc", "protocol", "supervisor"))
     code = {canonical(path) for path in (*packages, sys.prefix, sys.base_prefix)}
-    rules = [ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(code)]
-    deny = [rule for rule in rules if any(overlaps(rule, own) for own in write_rules(scope))]
+    deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(code))
     return scope.model_copy(update={"deny": (*scope.deny, *deny)})

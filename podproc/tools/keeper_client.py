@@ -136,6 +136,7 @@ class Keeper:
         self._level = strongest
         self._link: _Link | None = None
         self._starting = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._ids = count(1)
         self._is_closed = False
 
@@ -170,18 +171,15 @@ class Keeper:
         """
         with self._launching():
             link = await self._ready()
-            order = await self._order(writes=writes)
-            if order is not None:
-                await link.note(order)
-            command = Command(link, next(self._ids))
-            link.commands[command.id] = command
-            request = {
-                "argv": list(argv),
-                "cwd": cwd,
-                "env": dict(environment),
-                "order": None if order is None else order.to_wire(),
-            }
-            link.send({"kind": "run", "id": command.id, **request}, output)
+            request = {"argv": list(argv), "cwd": cwd, "env": dict(environment)}
+            async with self._sending:  # what asks whether anything runs sees all that was sent
+                order = await self._order(writes=writes)
+                if order is not None:
+                    await link.note(order)
+                command = Command(link, next(self._ids))
+                link.commands[command.id] = command
+                wire = None if order is None else order.to_wire()
+                link.send({"kind": "run", "id": command.id, "order": wire, **request}, output)
         try:
             async with asyncio.timeout(_START_S):
                 await asyncio.shield(command.started)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import podproc.toolset
 from podproc.session.log import SegmentLog
 from podproc.tools.base import Registry, ToolResult
 from podproc.tools.pod_output import MOST_BYTES, PodOutputs
@@ -21,7 +22,7 @@ from podproc.turn_terms import Ending
 from protocol import control as c
 from protocol import methods as m
 from protocol.base import Accepted, Wire
-from protocol.cage import CageSupport
+from protocol.cage import CageLevel, CageSupport
 from protocol.entries import AssistantItem, Message, SegmentStart
 from protocol.entries import ToolResult as Result
 from protocol.errors import (
@@ -40,6 +41,7 @@ from protocol.errors import (
     WriteConflict,
 )
 from protocol.manifest import Feature, PodTable
+from protocol.scope import Permission, Scope, ScopeRule
 from protocol.segments import Text
 from protocol.session.store import SessionStore
 from protocol.status import PodStatus, Relation, RunResult
@@ -656,6 +658,41 @@ def test_all_nine_are_there_with_the_feature_and_none_without(
 
     core = ["Bash", "Edit", "Glob", "Grep", "Read", "Write"]
     assert run(main()) == sorted([*core, *(NINE if has_them else [])])
+
+
+def test_what_podsup_is_made_of_is_read_only_to_its_pods_whatever_their_scope(
+    tmp_path: Path,
+) -> None:
+    """The next keeper runs it, outside of any cage."""
+    home = Home(tmp_path)
+    project = Path(podproc.toolset.__file__).parents[1]
+    everything = ScopeRule(target=str(project), permission=Permission.WRITE)
+    manifest = home.birth(1).manifest.model_copy(update={"scope": Scope(allow=(everything,))})
+
+    async def main() -> None:
+        toolset = build_toolset(
+            home.birth(1).model_copy(update={"manifest": manifest}),
+            life_lock=None,
+            support=CageSupport(CageLevel.LANDLOCK),
+            kin=FakeKin(),
+            on_denied=lambda path, layer: None,
+            on_defect=lambda error: None,
+            keep_tasks=lambda payload: None,
+            kept_tasks=lambda: None,
+        )
+        try:
+            for name in ("podproc/tools/keeper.py", "protocol/new.py", "supervisor/daemon.py"):
+                assert toolset.view.permission(str(project / name)) is Permission.READ, name
+            assert toolset.view.permission(str(project / "notes")) is Permission.WRITE
+            assert toolset.cage is not None
+            grants = toolset.cage.order().grants
+            assert (str(project), "write") not in grants
+            assert (str(project / "docs"), "write") in grants
+            assert (str(project / "podproc"), "write") not in grants
+        finally:
+            await toolset.close()
+
+    run(main())
 
 
 def test_a_pod_without_the_feature_shows_none_of_them(tmp_path: Path) -> None:

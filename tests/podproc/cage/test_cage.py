@@ -299,6 +299,31 @@ def test_what_runs_may_be_any_command_that_was_started_since_nothing_ran(
     run(main())
 
 
+@process
+@levels
+def test_commands_that_start_at_once_are_all_among_what_runs(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            await shell("true")
+            searching = asyncio.create_task(
+                shell.keeper.capture(
+                    ["sleep", "600"], cwd="/", environment=shell.environment, limit=10
+                )
+            )
+            await asyncio.sleep(0)  # it is on its way, and asks whether anything runs
+            job = await hold(shell)
+            await asyncio.to_thread(eventually, lambda: not shell.keeper._launches, "both started")
+            assert len(await shell.keeper.running()) == 2
+            assert shell.keeper.could_write([lent(ground.mine)])
+            searching.cancel()
+            await asyncio.gather(searching, return_exceptions=True)
+            await job.kill()
+
+    run(main())
+
+
 async def hold(shell: Shell) -> Any:
     output = os.open(os.devnull, os.O_WRONLY)
     try:
