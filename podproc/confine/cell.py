@@ -228,7 +228,7 @@ def _make(folder: int, name: str, kind: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if is_wanted(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             return
-        os.rename(name, f"{name}.{os.getpid()}.moved", src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(name, f".{os.urandom(8).hex()}", src_dir_fd=folder, dst_dir_fd=folder)
     if kind == "folder":
         os.mkdir(name, 0o755, dir_fd=folder)
     else:

@@ -15,9 +15,7 @@ import glob
 import os
 import pwd
 import secrets
-import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 from podproc.confine.cell import MOST_PROCESSES
 from podproc.confine.kernel import open_path
 from podproc.tools.cage_plan import Disk, Kind, Looks, Order, Territory, is_beneath, plan
+from podproc.tools.removing import remove_tree
 from protocol.cage import CageLevel
 from protocol.errors import InvalidScope
 from protocol.manifest import Sandbox
@@ -57,9 +56,12 @@ SYSTEM = (
 
 OF_THE_HOME = (
     ".gitconfig",
-    ".config/git",
+    ".config/git/config",
+    ".config/git/ignore",
+    ".config/git/attributes",
     ".local/lib",
     ".local/share/uv/python",
+    ".local/share/uv/tools",
     ".local/share/pipx/venvs",
     ".local/share/mise/installs",
     ".rustup/settings.toml",
@@ -68,11 +70,15 @@ OF_THE_HOME = (
 """What is read of the home: how git is set up, and languages that lie beside their PATH."""
 
 OF_A_PREFIX = (
-    *("bin", "completions", "conda-meta", "envs", "etc", "include", "installs", "lib", "lib32"),
-    *("lib64", "libexec", "pkg", "pkgs", "plugins", "pyvenv.cfg", "share", "shims", "src", "ssl"),
-    *("toolchains", "tools", "version", "versions"),
+    *("bin", "compiler_compat", "completions", "conda-meta", "conf", "envs", "etc", "host"),
+    *("include", "install", "installs", "jmods", "lib", "lib32", "lib64", "libexec", "pkg", "pkgs"),
+    *("platform", "plugins", "pyvenv.cfg", "sdk", "share", "shared", "shims", "src", "ssl"),
+    *("store", "toolchains", "tools", "version", "versions", "x86_64-conda-linux-gnu"),
 )
 """What programs need beside their PATH's folder; in the home nothing else, since keys lie there."""
+
+HOMES = "/home"
+"""Where homes lie; others than one's own are homes, too."""
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 """Folders that everybody writes: at level `namespaces` each pod has its own."""
@@ -134,10 +140,14 @@ def _with_parent(folder: str, homes: Sequence[str]) -> Iterator[str]:
     with contextlib.suppress(InvalidScope):
         yield canonical(folder)
         parent = canonical(os.path.dirname(folder.rstrip("/")))
-        if not any(is_beneath(parent, home) for home in homes):
+        if not any(is_beneath(parent, home) for home in (*homes, HOMES)):
             yield from (() if parent == "/" else (parent,))
-        elif not any(parent == f"{home}/.local" for home in homes):
+        elif not _is_home(parent, homes) and not parent.endswith("/.local"):
             yield from (f"{parent}/{name}" for name in OF_A_PREFIX)
+
+
+def _is_home(folder: str, homes: Sequence[str]) -> bool:
+    return folder in homes or HOMES in (folder, os.path.dirname(folder))
 
 
 def _canonical_ones(paths: Iterable[str]) -> Iterator[str]:
@@ -289,18 +299,13 @@ class Cage:
     def close(self) -> None:
         """Remove the pod's own folders, once nothing runs any more; raises OSError.
 
-        What a command made of them may be deep, long, or closed to us; so it is put aside first,
-        in one step, and what cannot be removed now is in nobody's way.
+        They are put aside first, in one step: what cannot be removed now is in nobody's way.
         """
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._room, f"{self._room}.{secrets.token_hex(4)}.old")
         for aside in glob.glob(f"{glob.escape(self._room)}.*.old"):
-            for program, *options in (("chmod", "-R", "u+rwX"), ("rm", "-rf")):
-                own = shutil.which(program, path=os.defpath)  # PATH may lead into the scope
-                if own is None:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
-                command = [own, *options, "--", aside]
-                subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
+            with contextlib.suppress(OSError):
+                remove_tree(aside)
 
 
 def _read_only(scope: Scope) -> Scope:

@@ -34,6 +34,7 @@ from protocol.scope import ScopeRule
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper.py")
 _START_S = 10.0
+_TRIES = 3
 _KILL_S = 1.5
 _LAST_S = 0.4
 _GONE_S = 2.0
@@ -169,17 +170,9 @@ class Keeper:
         nothing. Raises KeeperError where it cannot be started. Cancelled, it leaves nothing
         running.
         """
+        request = {"argv": list(argv), "cwd": cwd, "env": dict(environment)}
         with self._launching():
-            link = await self._ready()
-            request = {"argv": list(argv), "cwd": cwd, "env": dict(environment)}
-            async with self._sending:  # what asks whether anything runs sees all that was sent
-                order = await self._order(writes=writes)
-                if order is not None:
-                    await link.note(order)
-                command = Command(link, next(self._ids))
-                link.commands[command.id] = command
-                wire = None if order is None else order.to_wire()
-                link.send({"kind": "run", "id": command.id, "order": wire, **request}, output)
+            link, command = await self._launch(request, output, writes=writes)
         try:
             async with asyncio.timeout(_START_S):
                 await asyncio.shield(command.started)
@@ -265,6 +258,24 @@ class Keeper:
         finally:
             self._launches.discard(launch)
             launch.set_result(None)
+
+    async def _launch(
+        self, request: dict[str, Any], output: int, *, writes: bool
+    ) -> tuple[_Link, Command]:
+        """Send a command to a keeper that is there; one that ends meanwhile is replaced."""
+        for _ in range(_TRIES):
+            link = await self._ready()
+            async with self._sending:  # who asks whether anything runs sees all that was sent
+                order = await self._order(writes=writes)
+                if order is not None:
+                    await link.note(order)
+                if link.is_open:
+                    command = Command(link, next(self._ids))
+                    link.commands[command.id] = command
+                    wire = None if order is None else order.to_wire()
+                    link.send({"kind": "run", "id": command.id, "order": wire, **request}, output)
+                    return link, command
+        raise KeeperError("the keeper of the pod's commands ends again and again")
 
     async def _cell(self) -> dict[str, Any] | None:
         if self._cage is None:
@@ -370,19 +381,31 @@ class _Link:
             self._flush()
 
     async def jobs(self) -> list[Job]:
-        """Ask for the jobs."""
+        """Ask for the jobs; raises KeeperError if the keeper is gone, or dies meanwhile."""
+        if not self.is_open:
+            raise KeeperError("the keeper of the pod's commands has ended")
         listing: asyncio.Future[list[Job]] = self._loop.create_future()
         self._listings.append(listing)
         self.send({"kind": "jobs"})
         return await asyncio.shield(listing)
 
     async def note(self, order: Order) -> None:
-        """Remember an order that a command is about to have, beside those of all that runs."""
-        if order in self.orders:
+        """Remember what a command is about to be able to write, beside that of all that runs."""
+        if any((one.claims, one.less) == (order.claims, order.less) for one in self.orders):
             return
-        if self.orders and not await self.jobs():
+        if self.orders and await self._is_idle():
             self.orders.clear()
         self.orders.append(order)
+
+    async def _is_idle(self) -> bool:
+        try:
+            async with asyncio.timeout(_START_S):
+                return not await self.jobs()
+        except TimeoutError:
+            self.hang_up("it does not answer")
+        except KeeperError:
+            pass  # it is gone, and whoever sends finds that
+        return False
 
     def hang_up(self, why: str) -> None:
         """Close the socket, which ends the keeper, and fail everything that waits for it."""

@@ -35,9 +35,6 @@ _DESCRIPTION = (
 )
 _LONGEST_LINE = 4096
 _REASONS = ("Permission denied", "Read-only file system")
-_REFUSED = re.compile(
-    r"(?P<path>[^\s:'\"\u2018\u2019]+)['\"\u2019]?: (?:Permission denied|Read-only file system)$"
-)
 _QUOTED = re.compile(r"(?:Permission denied|Read-only file system): '(?P<path>[^']+)'")
 """Python and node quote the path behind the reason."""
 
@@ -209,10 +206,14 @@ def refused_paths(output: str) -> list[str]:
     for line in output.splitlines():
         if len(line) > _LONGEST_LINE or not any(reason in line for reason in _REASONS):
             continue
-        start = line.rfind(" ", 0, line.rfind(": ")) + 1
-        match = _REFUSED.search(line, start) or _QUOTED.search(line)
-        if match is not None:
-            found[match["path"]] = None
+        head, _, reason = line.rpartition(": ")
+        if reason in _REASONS:  # the last word before it, in quotes or not
+            path = head.rstrip("'\"\u2019").rpartition(" ")[2].strip(":'\"\u2018")
+        else:
+            quoted = _QUOTED.search(line)
+            path = quoted["path"] if quoted else ""
+        if path:
+            found[path] = None
         if len(found) == _TOLD:
             break
     return list(found)

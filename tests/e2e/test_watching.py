@@ -324,6 +324,7 @@ def test_a_watcher_that_is_away_until_the_ring_moved_on_is_told_the_gap(home: Ho
             await until(lambda: bool(reference.synced and away.synced), "both are live")
             deaf.is_deaf = True
             await run_to_end(client, reference)
+            await until(lambda: deaf.missed > 0, "it has missed what another has seen")
             deaf.is_deaf = False
             await run_to_end(client, reference)
             await until(lambda: bool(away.gaps), "the gap was told")
@@ -354,6 +355,7 @@ class DeafWatcher(LossyWatcher):
         self.watch = self._watch = Watch(lambda: secrets.token_hex(8))
         self._seen = seen
         self.is_deaf = False
+        self.missed = 0
         self._socket = transport.subscriber(self._on_frames)
 
     def begin(self, endpoint: str) -> None:
@@ -362,7 +364,9 @@ class DeafWatcher(LossyWatcher):
         self._timer = asyncio.get_running_loop().create_task(self._tick())
 
     def _on_frames(self, frames: list[bytes]) -> None:
-        if not self.is_deaf:
+        if self.is_deaf:
+            self.missed += 1
+        else:
             self._run(self._watch.receive(frames, time.monotonic()))
 
 

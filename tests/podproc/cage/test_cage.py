@@ -127,6 +127,9 @@ def test_what_programs_need_is_readable_and_homes_and_our_folders_are_not(tmp_pa
         (home / folder).mkdir(parents=True)
     for name in ("bin", "podsup"):
         (tools / name).mkdir(parents=True)
+    (home / "src").mkdir()
+    (home / ".config/git/credentials").touch()
+    (home / ".config/git/config").touch()
     path = f"{home}/bin:{home}/.tool/bin:{home}/.local/bin:{tools}/bin:relative:/bin:{home}/none"
     found = readable({"HOME": str(home), "PATH": path}, [str(tools / "podsup")])
     ours = {one.removeprefix(str(tmp_path)) for one in found if is_below(one, tmp_path)}
@@ -136,7 +139,7 @@ def test_what_programs_need_is_readable_and_homes_and_our_folders_are_not(tmp_pa
         "/home/.tool/lib",
         "/home/.local/bin",
         "/home/.local/share/uv/python",
-        "/home/.config/git",
+        "/home/.config/git/config",
         "/tools/bin",
     }
     assert "/usr" in found
@@ -489,6 +492,35 @@ def test_a_lent_file_that_its_borrower_replaces_is_not_written_by_a_command_that
                     eventually, lambda n=before: tries.stat().st_size > n + 3, "it tries on"
                 )
                 assert file.read_text() == text
+
+    run(main())
+
+
+@process
+@levels
+def test_a_keeper_that_ends_while_a_command_is_on_its_way_is_replaced(
+    ground: Ground, level: CageLevel
+) -> None:
+    """Between its order and its start; `stop_jobs` ends a keeper when every order is a new one."""
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            await shell("true")
+            make = shell.keeper._order
+
+            async def make_and_end(*, writes: bool) -> Any:
+                shell.keeper._order = make  # type: ignore[method-assign]
+                order = await make(writes=writes)
+                await shell.keeper.stop_all("a lend says so")
+                return order
+
+            for new in (False, True):
+                ground.lent = (lent(ground.mine),) if new else ()
+                shell.keeper._order = make_and_end  # type: ignore[method-assign]
+                async with asyncio.timeout(5):
+                    assert (await shell("echo ok")).output == "ok\n"
+            async with asyncio.timeout(5):
+                assert await shell.keeper.running() == []
 
     run(main())
 
