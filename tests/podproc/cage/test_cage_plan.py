@@ -579,10 +579,11 @@ def test_a_link_in_the_path_is_read_where_it_leads(tmp_path: Path) -> None:
 
 
 def test_of_the_home_only_what_git_and_python_need_is_read(tmp_path: Path) -> None:
-    made(tmp_path / ".config/git")
+    git = made(tmp_path / ".config/git")
     made(tmp_path / ".ssh")
-    (tmp_path / ".gitconfig").touch()
-    assert found(tmp_path, "") == [str(tmp_path / ".gitconfig"), str(tmp_path / ".config/git")]
+    for file in (tmp_path / ".gitconfig", git / "config", git / "credentials"):
+        file.touch()
+    assert found(tmp_path, "") == [str(tmp_path / ".gitconfig"), str(git / "config")]
 
 
 def test_a_home_that_is_a_link_is_not_read_for_a_folder_of_the_path_in_it(tmp_path: Path) -> None:
