@@ -35,7 +35,7 @@ from protocol import methods as m
 from protocol.birth import Birth
 from protocol.entries import SystemItem
 from protocol.errors import InvalidRequest, InvalidScope
-from protocol.scope import Permission, canonical
+from protocol.scope import Permission, canonical, is_beneath
 from protocol.segments import (
     FileRef,
     KnowledgeRef,
@@ -281,7 +281,7 @@ def _load_workflow(slug: str, places: Places) -> Workflow:
         except NoSuchFile:
             continue
         except ScopeDenied as denied:
-            if not _is_beneath(denied.path, shelf.cwd):
+            if not is_beneath(denied.path, shelf.cwd):
                 raise
             unseen = denied  # whether it is there, this pod may not know
             continue
@@ -381,9 +381,9 @@ def _shelf(
         return  # it cannot be searched: there is nothing in it for this pod
 
     yield ScopeView(
-        lambda path: permission(path) if _is_beneath(path, folder) else None,
+        lambda path: permission(path) if is_beneath(path, folder) else None,
         cwd=folder,
-        explain=lambda path: None if _is_beneath(path, folder) else f"it leads out of {folder}",
+        explain=lambda path: None if is_beneath(path, folder) else f"it leads out of {folder}",
     )
 
 
@@ -393,10 +393,6 @@ def _page(slug: str) -> str:
 
 def _is_slug(slug: str) -> bool:
     return len(slug) <= _LONGEST_SLUG and _SLUG.fullmatch(slug) is not None
-
-
-def _is_beneath(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 # ---- what is said of a reference -----------------------------------------------------------------

@@ -204,6 +204,23 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
     return "/" + "/".join(done)
 
 
+def matches(rule: ScopeRule, path: str) -> bool:
+    """Say whether a rule speaks of a path; of one that is not canonical none does.
+
+    Raises InvalidScope when the rule's target is not canonical.
+    """
+    try:
+        at = components(path)
+    except InvalidScope:
+        return False
+    return _matches(rule, at)
+
+
+def is_beneath(path: str, ancestor: str) -> bool:
+    """Say whether a canonical path is another one, or lies below it."""
+    return ancestor == "/" or path == ancestor or path.startswith(f"{ancestor}/")
+
+
 def _rank(permission: Permission) -> int:
     return 1 if permission is Permission.WRITE else 0
 

@@ -145,7 +145,6 @@ class Walls:
         os.chdir(cwd)
         kernel.drop_capabilities()
         landlock.restrict(order["grants"], abi=self._abi, scoped=self._scoped)
-        kernel.no_new_privileges()
         seccomp.install(self._filter)
 
 

@@ -75,6 +75,7 @@ def restrict(
 ) -> None:
     """Confine this thread, and all it starts, to what is granted; raises OSError.
 
+    Running a program gives it no new privileges from now on: the kernel wants that first.
     `grants` are (path, word of `RIGHTS`); a path that is gone or has become a link grants nothing.
     """
     handled = known(handled, abi)

@@ -22,7 +22,7 @@ from typing import Any
 
 from podproc.confine.cell import MOST_PROCESSES
 from podproc.confine.kernel import open_path
-from podproc.tools.cage_plan import Disk, Kind, Looks, Order, Territory, is_beneath, plan
+from podproc.tools.cage_plan import Disk, Kind, Looks, Order, Territory, plan
 from podproc.tools.removing import remove_tree
 from protocol.cage import CageLevel
 from protocol.errors import InvalidScope
@@ -34,6 +34,7 @@ from protocol.scope import (
     ScopeRule,
     canonical,
     effective_permission,
+    is_beneath,
 )
 
 SYSTEM = (

@@ -37,6 +37,8 @@ from protocol.scope import (
     ScopeRule,
     contains,
     effective_permission,
+    is_beneath,
+    matches,
     overlaps,
 )
 
@@ -82,11 +84,15 @@ class Looks:
 
     def kind(self, path: str) -> Kind:
         """Return what is at a canonical path."""
-        return self._kinds.setdefault(path, self._disk.kind(path))
+        if path not in self._kinds:
+            self._kinds[path] = self._disk.kind(path)
+        return self._kinds[path]
 
     def entries(self, path: str) -> list[str]:
         """Return the names in a folder; none where it cannot be listed."""
-        return self._entries.setdefault(path, self._disk.entries(path))
+        if path not in self._entries:
+            self._entries[path] = self._disk.entries(path)
+        return self._entries[path]
 
     def hold(self, disk: Disk) -> bool:
         """Say whether a disk gives the same answers."""
@@ -119,7 +125,7 @@ class Territory:
             return None
         if any(is_beneath(path, one) for one in self.closed):
             return Permission.READ if any(is_beneath(path, one) for one in self.opened) else None
-        if granted is Permission.WRITE and any(_matches(rule, path) for rule in self.lent):
+        if granted is Permission.WRITE and any(matches(rule, path) for rule in self.lent):
             return Permission.READ
         return granted
 
@@ -178,7 +184,6 @@ class _Planner:
         self._private = territory.private
         self._disk = disk
         self.has_mounts = has_mounts
-        self._kinds: dict[str, Kind] = {}
         self._uneven = {
             rule.target
             for rule in territory.rules()
@@ -224,9 +229,7 @@ class _Planner:
             yield f"{folder.rstrip('/')}/{name}"
 
     def _kind(self, path: str) -> Kind:
-        if path not in self._kinds:
-            self._kinds[path] = self._disk.kind(path)
-        return self._kinds[path]
+        return self._disk.kind(path)
 
     def _is_there(self, path: str) -> bool:
         return self._kind(path) in (Kind.FOLDER, Kind.FILE)
@@ -339,15 +342,6 @@ class _Planner:
             self._territory.at(place) is None and self._kind(place) is Kind.FOLDER
             for place in below
         )
-
-
-def is_beneath(path: str, ancestor: str) -> bool:
-    """Say whether a canonical path is another or lies below it."""
-    return ancestor == "/" or path == ancestor or path.startswith(f"{ancestor}/")
-
-
-def _matches(rule: ScopeRule, path: str) -> bool:
-    return effective_permission(Scope(allow=(rule,)), path) is not None
 
 
 def _nearest(path: str, among: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ from typing import TypeAlias, TypeVar
 
 from podproc.tools.base import ToolFailure
 from protocol.errors import InvalidScope
-from protocol.scope import Permission, canonical
+from protocol.scope import Permission, canonical, is_beneath
 
 T = TypeVar("T")
 
@@ -117,9 +117,9 @@ class ScopeView:
     def permission(self, path: str) -> Permission | None:
         """Return what the pod may do at a canonical path, None for nothing."""
         granted = self._permission_at(path)
-        if not any(_is_beneath(path, place) for place in self._closed):
+        if not any(is_beneath(path, place) for place in self._closed):
             return granted
-        opened = self._opening is not None and _is_beneath(path, self._opening)
+        opened = self._opening is not None and is_beneath(path, self._opening)
         return Permission.READ if opened and granted is not None else None
 
     def resolve(self, path: str, wanted: Permission) -> str:
@@ -262,10 +262,6 @@ class ScopeView:
             yield here, name
         finally:
             os.close(here)
-
-
-def _is_beneath(path: str, ancestor: str) -> bool:
-    return ancestor == "/" or path == ancestor or path.startswith(f"{ancestor}/")
 
 
 def _exists_at(folder: int, name: str) -> bool:

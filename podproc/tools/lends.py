@@ -21,7 +21,7 @@ from podproc.tools.fsview import ScopeView
 from podproc.tools.keeper_client import Job, Keeper
 from protocol.errors import Conflict
 from protocol.methods import ScopeLend
-from protocol.scope import LentRule, Permission, Scope, ScopeRule, effective_permission
+from protocol.scope import LentRule, Permission, Scope, effective_permission, matches
 
 PATIENCE_S = 2.0
 """How long file tools, and then commands, may take to end; the supervisor waits five seconds."""
@@ -59,7 +59,7 @@ class Lends:
         return f"{rule.target} is lent to pod {rule.pod} until it has ended; StopPod ends it"
 
     def _borrower(self, path: str) -> LentRule | None:
-        return next((rule for rule in self.lent if _holds(rule, path)), None)
+        return next((rule for rule in self.lent if matches(rule, path)), None)
 
     def take_over(
         self, lent: tuple[LentRule, ...], number: int, *, nothing_runs: bool = False
@@ -120,7 +120,7 @@ class Lends:
         self, new: tuple[LentRule, ...], stop_jobs: bool, view: ScopeView, keeper: Keeper
     ) -> None:
         def concerns(path: str) -> bool:
-            return any(_holds(rule, path) for rule in new)
+            return any(matches(rule, path) for rule in new)
 
         if not new:
             return
@@ -148,10 +148,6 @@ class Lends:
 async def _writers(keeper: Keeper, rules: tuple[LentRule, ...]) -> list[Job]:
     jobs = await keeper.running()
     return jobs if keeper.could_write(rules) else []
-
-
-def _holds(rule: ScopeRule, path: str) -> bool:
-    return effective_permission(Scope(allow=(rule,)), path) is not None
 
 
 def _listed(jobs: list[Job]) -> str:

@@ -148,6 +148,11 @@ def test_a_pod_that_requires_more_than_there_is_does_not_start_and_says_why(
     assert "namespaces: " in told or "no Landlock" in told
 
 
+def test_a_pod_with_a_cage_can_gain_no_privileges_itself(shared: Home) -> None:
+    status = Path(f"/proc/{shared.json('status', 'alice')['pid']}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+
+
 def test_a_command_writes_in_its_scope_and_nowhere_else_and_the_refusal_is_an_event(
     shared: Home,
 ) -> None:
@@ -221,4 +226,6 @@ def test_a_cage_that_is_off_confines_nothing_and_says_so(home: Home) -> None:
     home.podsup("run", "alice", "go", "--wait")
     assert (home.work / "b").exists()
     assert left_open(home, CageLevel.NONE, "alice") == {cage.UNCAGED}
-    assert home.json("status", "alice")["alerts"] == []
+    status = home.json("status", "alice")
+    assert status["alerts"] == []
+    assert "NoNewPrivs:\t0" in Path(f"/proc/{status['pid']}/status").read_text(), "it may sudo"

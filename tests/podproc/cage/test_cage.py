@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,14 @@ def lent(target: Path) -> LentRule:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
+
+
+def run_apart(program: str, ground: Ground, *, without: Sequence[str] = ()) -> str:
+    """Run a program over the ground in a process of its own; returns what it printed."""
+    lacking = [sys.executable, "-m", "tests.support.without", *without, "--"] if without else []
+    argv = [*lacking, sys.executable, "-c", program, str(ground.root)]
+    done = subprocess.run(argv, cwd=_PROJECT, stdout=subprocess.PIPE, timeout=30, check=True)
+    return done.stdout.decode()
 
 
 # -- orders
@@ -237,19 +248,7 @@ def test_a_machine_that_grants_less_than_it_did_runs_nothing_rather_than_uncaged
         "            print(error)\n"
         "asyncio.run(main())\n"
     )
-    without = [sys.executable, "-m", "tests.support.without", UNSHARE, "--"]
-
-    async def main() -> str:
-        child = await asyncio.create_subprocess_exec(
-            *without,
-            *(sys.executable, "-c", program, str(ground.root)),
-            cwd=_PROJECT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await child.communicate()
-        return output.decode()
-
-    told = asyncio.run(main())
+    told = run_apart(program, ground, without=(UNSHARE,))
     assert told == (
         "commands cannot be caged as was promised: [Errno 1] unshare: Operation not permitted\n"
     )
@@ -425,6 +424,37 @@ def test_a_pod_without_room_for_temporary_files_says_so_and_runs_nothing(
 
     run(main())
     assert not (ground.mine / "a").exists()
+
+
+@process
+@levels
+def test_what_is_opened_for_commands_is_open_to_them_and_nothing_beside_it(
+    ground: Ground, level: CageLevel
+) -> None:
+    place = ground.root / "place"
+    for name in ("read", "write", "beside"):
+        (place / name).mkdir(parents=True)
+        (place / name / "file").write_text(f"the text of {name}")
+    settings = Sandbox(
+        extra_read=(str(place / "read"),), extra_write=(str(place / "write"),), network=True
+    )
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            async with caged(ground, level, settings=settings) as shell:
+                done = await shell(
+                    f"cd {place}; for d in read write beside; do cat $d/file; : > $d/new; done;"
+                    f"exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected"
+                )
+        assert re.findall("the text of (?:read|write|beside)", done.output) == [
+            "the text of read",
+            "the text of write",
+        ]
+        assert done.output.endswith("connected\n")
+
+    run(main())
+    assert [path.parent.name for path in place.glob("*/new")] == ["write"]
 
 
 @process
@@ -688,17 +718,7 @@ def test_a_read_only_mount_in_the_scope_stays_read_only_and_the_rest_is_writable
         "asyncio.run(main())\n"
     )
     (ground.mine / "disk").mkdir()
-
-    async def main() -> str:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program, str(ground.root)),
-            cwd=_PROJECT,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await child.communicate()
-        return output.decode()
-
-    told = asyncio.run(main())
+    told = run_apart(program, ground)
     assert "mine/disk/b: Read-only file system" in told
     assert "mine/a:" not in told
     assert (ground.mine / "a").exists()

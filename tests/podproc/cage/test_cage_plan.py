@@ -38,8 +38,10 @@ from hypothesis import strategies as st
 from podproc.confine import landlock
 from podproc.tools.cage import RealDisk, readable
 from podproc.tools.cage_plan import Kind, Order, Territory, plan
+from podproc.tools.fsview import ScopeView
+from podproc.tools.lends import Lends
 from protocol.cage import CageLevel
-from protocol.scope import Permission, Scope, ScopeRule, effective_permission
+from protocol.scope import LentRule, Permission, Scope, ScopeRule, effective_permission
 from tests.podproc.cage.model import (
     Kernel,
     Tree,
@@ -865,6 +867,22 @@ def test_a_folder_is_not_listed_that_a_denial_of_its_parents_entries_hides(
     deny = rule("/w", READ, recursive=False)
     kernel = run(Tree("/w/lib/code"), Territory(scope(*reading("/w"), deny=[deny])), level)
     check(kernel, nothing="/w /w/lib /w/lib/code")  # the last is less than the scope grants
+
+
+@given(grounds())
+def test_file_tools_and_commands_are_judged_alike(ground: tuple[Tree, Territory]) -> None:
+    """Two gates, one law: the scope, less what is lent, with the product's folders closed."""
+    _, full = ground
+    territory = Territory(full.scope, full.lent, full.closed, full.opened)
+    rules = tuple(LentRule(**dict(rule), pod="kid") for rule in full.lent)
+    view = ScopeView(
+        Lends(full.scope, rules).permission_at,
+        cwd="/",
+        closed=full.closed,
+        opening=full.opened[0] if full.opened else None,
+    )
+    for path in ANYWHERE:
+        assert view.permission(path) is territory.at(path), path
 
 
 # -- the model -------------------------------------------------------------------------------------
