@@ -1,8 +1,8 @@
 """The subscribing side: snapshot first, then every event once, or a told gap. Pure.
 
-    waiting ── snapshot ──► live ── number jumps, or a tick is ahead ──► refilling(lane) ──► live
-       ▲                                                                     │
-       └───────── hello again: no snapshot in 2 s, or the ring moved on ─────┘  (Gap is told)
+    waiting ── snapshot ──► live ── number jumps, tick ahead, 5 s quiet ──► refilling(lane) ──► live
+       ▲                                                                        │
+       └─────── hello again: no snapshot or refill in 2 s, or the ring moved on ┘  (Gap is told)
 
 `subscribe()` first subscribes the lanes, and last `~hello/<nonce>`. Subscriptions travel in order,
 so when the publisher sees the hello the lanes are live: nothing can fall between snapshot and
@@ -11,6 +11,11 @@ subscriptions again in byte order, `~` last, which brings a new snapshot by itse
 
 While a lane is refilled its later events are held back, so each lane is delivered in order. Between
 lanes the order is that of publication except after a refill.
+
+A publisher drops events for a watcher that is too slow, and with them the ticks that would reveal
+it: a tick that was sent before the drop confirms nothing. So a watcher that has heard something and
+then nothing for 5 s asks once for what follows on each lane. A later snapshot of the same publisher
+replaces the events between: their numbers are a `Gap`, told before the snapshot.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ from protocol.wire import BadFrame, EventHeader, header_fields, read_body, read_
 
 SNAPSHOT_TIMEOUT_S = 2.0
 REFILL_TIMEOUT_S = 2.0
+QUIET_S = 5.0
+"""A publisher ticks for 3 s after its last event; who hears nothing for longer may have lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Tell the user: these numbers of a lane are lost; a new snapshot follows."""
+    """Tell the user: these numbers of a lane were not delivered; a new snapshot follows."""
 
     lane: Lane
     first: int
@@ -130,6 +137,7 @@ class Watch:
         self._live = False
         self._publisher: int | None = None
         self._lanes: dict[Lane, _Lane] = {}
+        self._heard_at: float | None = None
 
     @property
     def is_live(self) -> bool:
@@ -163,10 +171,11 @@ class Watch:
             return self._say_hello(now)  # a new one, whose snapshot was lost or is still to come
         if _publisher(header) < self._publisher:
             return []
+        self._heard_at = now
         return self._on_event(frames[0], header, frames[-1], now)
 
     def tick(self, now: float) -> list[WatchStep]:
-        """Let time pass: say hello again where no snapshot or no refill came."""
+        """Let time pass: ask for what may have been lost, and again where no answer came."""
         if not self._live:
             if self._hello is not None and now - self._hello_at >= SNAPSHOT_TIMEOUT_S:
                 return self._say_hello(now)
@@ -176,6 +185,9 @@ class Watch:
             for lane in self._lanes.values()
         ):
             return self._say_hello(now)
+        if self._heard_at is not None and now - self._heard_at >= QUIET_S:
+            self._heard_at = None
+            return [step for lane in sorted(self._lanes) for step in self._refill(lane, now)]
         return []
 
     def _say_hello(self, now: float) -> list[WatchStep]:
@@ -200,6 +212,11 @@ class Watch:
         same = self._publisher == _publisher(header)
         before = self.seqs() if same else {}
         start = {lane: before.get(lane, 0) for lane in newest} if self._complete else newest
+        steps += (
+            Gap(lane, before[lane] + 1, start[lane])
+            for lane in sorted(before.keys() & start.keys())
+            if before[lane] < start[lane]
+        )
         self._lanes = {lane: _Lane(start[lane]) for lane in self._wanted}
         self._publisher = _publisher(header)
         self._live = True
@@ -277,8 +294,9 @@ class Watch:
         steps: list[WatchStep] = [Unsubscribe(frames[0])]
         state.asked = None
         if end.oldest > state.seq + 1:
-            steps.append(Gap(lane, state.seq + 1, end.oldest - 1))
-            state.seq = end.oldest - 1
+            if self._complete:  # else the snapshot tells the gap, up to its own number
+                steps.append(Gap(lane, state.seq + 1, end.oldest - 1))
+                state.seq = end.oldest - 1
             return [*steps, *self._say_hello(now)]
         steps += self._release(state)
         if end.newest > state.seq or state.held:

@@ -243,7 +243,7 @@ def test_gap_that_the_ring_no_longer_holds_is_told_with_its_numbers_and_a_new_sn
     scene.publish(5)
     scene.losing(30)
     scene.publish(1)
-    assert viewer.gaps() == [Gap(Lane.STREAM, 6, 26)]
+    assert viewer.gaps() == [Gap(Lane.STREAM, 6, 36)]
     first, second = viewer.snapshots()
     assert (first.again, second.again) == (False, True)
     assert Seqs.from_wire(second.body).seqs[Lane.STREAM] == 36
@@ -262,7 +262,7 @@ def test_gap_on_one_lane_says_nothing_of_the_others() -> None:
     settle(scene.net, scene.pod, scene.clock, viewer)
     viewer.account(scene.pod)
     assert {gap.lane for gap in viewer.gaps()} == {Lane.STREAM}
-    assert viewer.delivered(Lane.LOG) == [1, 2, 3, 4, 5]
+    assert viewer.delivered(Lane.LOG) == [1, 2, 3, 4]
 
 
 def test_refill_that_is_not_answered_ends_in_another_hello() -> None:
@@ -298,6 +298,45 @@ def test_event_that_is_lost_again_and_again_is_not_asked_for_without_a_pause() -
 
 
 # -- reconnects
+
+
+def test_refill_that_is_never_answered_tells_the_gap() -> None:
+    scene = Scene()
+    viewer = scene.viewer()
+    scene.publish(1)
+    scene.losing(4)
+    scene.net.lose = lambda frames: frames[0].startswith(b"replay/")
+    scene.publish(1)
+    scene.pass_time(2, viewer)
+    assert viewer.gaps() == [Gap(Lane.STREAM, 2, 6)]
+    viewer.account(scene.pod)
+
+
+def test_last_event_lost_with_all_later_ticks_is_found() -> None:
+    scene = Scene()
+    viewer = scene.viewer()
+    scene.publish(3)
+    scene.pod.tick()
+    scene.net.pump()
+    scene.losing(1)
+    scene.pass_time(4.9, viewer)
+    assert scene.pod.replays == []
+    scene.pass_time(0.1, viewer)
+    assert viewer.delivered(Lane.STREAM) == [1, 2, 3, 4]
+
+
+def test_quiet_publisher_is_asked_once_for_what_may_be_lost() -> None:
+    scene = Scene()
+    viewer = scene.viewer()
+    scene.publish(1)
+    for _ in range(60):
+        scene.pass_time(1, viewer)
+    assert len(scene.pod.replays) == len(Lane)
+    assert len(viewer.snapshots()) == 1
+    scene.publish(1)
+    for _ in range(60):
+        scene.pass_time(1, viewer)
+    assert len(scene.pod.replays) == 2 * len(Lane)
 
 
 def test_reconnect_brings_a_new_snapshot_by_itself() -> None:
