@@ -36,7 +36,6 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 ATTACHMENTS = 250
 AT_ONCE = 8
 FOLLOWED = 40
-DELTAS_PER_S = 2000
 
 FLEET = """
 [fleet]
@@ -202,9 +201,6 @@ def test_a_watcher_that_attaches_at_any_moment_sees_everything_exactly_once(home
         first = reference.start()[lane] + 1
         assert numbers == list(range(first, first + len(numbers))), f"a gap in {lane}"
     assert not reference.gaps
-    deltas = [d for d in reference.delivered if isinstance(d.event, ev.TextDelta)]
-    spent_s = (deltas[-1].header.ts_ms - deltas[0].header.ts_ms) / 1000
-    assert len(deltas) / spent_s >= DELTAS_PER_S, f"only {len(deltas) / spent_s:.0f} deltas/s"
     assert len(others) >= ATTACHMENTS
     for seen in others:
         assert not seen.gaps
