@@ -5,7 +5,8 @@ paying a second of imports each. What makes that safe:
 
   - exactly one thread and no ZeroMQ context, ever; it refuses to fork otherwise;
   - `gc.collect(); gc.freeze()` before the first fork: else one in a child copies every page;
-  - the child keeps stdio (its log file) and its life lock, and closes every other descriptor.
+  - the child keeps stdio (its log file) and its life lock, and closes every other descriptor;
+  - what the zygote hides of its memory the child shows: its user looks at pods, not at keys here.
 
 It watches its children without reaping them (`WNOWAIT`): a pid stays a zombie, and so cannot be
 reused, until the supervisor has settled the death and says `reap`. When the zygote dies its
@@ -28,6 +29,7 @@ from typing import Any
 from podproc.confine.support import look
 from protocol.cage import CageSupport
 from protocol.manifest import Scheme
+from protocol.memory_dumps import hide_memory, leave_no_core, show_memory
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, send_message
 
 
@@ -109,6 +111,7 @@ class Zygote:
         """Never returns: the child lives and ends here."""
         code = 70
         try:
+            show_memory()
             os.setsid()
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
@@ -182,7 +185,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
+    leave_no_core()
     cage = CageSupport.found(look())  # it forks, and nothing is cheaper to fork than this
+    hide_memory()  # not before: a child without it cannot make its user namespace
     preload([Scheme(name) for name in sys.argv[2:]])
     gc.collect()
     gc.freeze()

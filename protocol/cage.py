@@ -33,6 +33,12 @@ REPLACED = (
     "commands that run then, if it lies below a writable folder"
 )
 FIFO = "a FIFO that may only be read can be written, below /tmp or a folder that is writable"
+SHARED = (
+    "epoll watches, pipe memory and disk space of this user can be used up, and what may be read "
+    "can be locked (flock)"
+)
+COUNTED = "inotify watches of this user, and terminals, can be used up"
+DEVICE = "a device file that lies in the scope can be opened"
 MEMORY = "System V shared memory and message queues of this user can be used"
 BOMB = "a command can start processes without bound"
 ROOT = "run as root: what only root may read in /etc and other readable folders can be read"
@@ -90,9 +96,9 @@ def _left_open(level: CageLevel, settings: Settings, support: CageSupport) -> It
     if level is CageLevel.NONE:
         yield UNCAGED
         return
-    yield STAT
+    yield from (STAT, SHARED)
     if level is CageLevel.LANDLOCK:
-        yield from (UNSEEN, MEMORY)
+        yield from (UNSEEN, MEMORY, COUNTED, DEVICE)
     else:
         yield from (FIFO, REPLACED)
     if not support.bounds_processes:

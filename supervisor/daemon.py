@@ -36,6 +36,7 @@ from protocol.errors import (
     PodsupError,
 )
 from protocol.manifest import Scheme
+from protocol.memory_dumps import hide_memory, leave_no_core
 from protocol.methods import Notify, PodEventMethod, Run, ShutdownMethod
 from protocol.segments import Text
 from protocol.status import Lane
@@ -599,6 +600,8 @@ def main() -> None:
     os.close(null)
     os.umask(0o077)
     use_unfailing_stderr()
+    leave_no_core()
+    hide_memory()
     _raise_open_files()
 
     def answer(up: Up) -> None:

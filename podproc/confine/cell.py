@@ -6,7 +6,8 @@ out here, by the command's own process right before it becomes the shell. Whatev
 carried out raises, and the command is not run: there is no weaker cage than the one ordered.
 
     cell     level, network, unix_sockets  user, pid, ipc (and network) namespace; own /proc,
-             memory, processes             terminals and shared memory; everything read-only
+             memory, processes             terminals and shared memory; everything read-only, no
+                                           setuid bit counts, and only a few devices open
     order    mounts, grants                own mounts, Landlock rules, no capabilities, the filter
 
     mounts   ["private", place, source, inside]   a folder of the pod in place of a shared one
@@ -45,6 +46,20 @@ MOST_PROCESSES = 4096
 PID_MAX_SINCE = (6, 14)
 """The first kernel whose pid_max is that of a pid namespace: on older ones it is the machine's."""
 
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+"""The device files that open in a cell; its terminals are besides."""
+
+_PART_OF_WATCHES = 4
+_MOST_SIGNALS = 4096
+_MOST_QUEUE_BYTES = 256 * 1024
+_LIMITS = (
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_SIGPENDING, _MOST_SIGNALS),
+    (resource.RLIMIT_MSGQUEUE, _MOST_QUEUE_BYTES),
+)
+"""The most that a command may have of what the kernel counts per user, and two that stay at 0."""
+
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NO_SUID_DEV_EXEC = 2 | 4 | 8
 
@@ -62,10 +77,11 @@ def enter_user_namespace() -> None:
             target.write(text)
 
 
-def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> None:
+def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> int:
     """Make the cell of all commands, as the first process of its pid namespace; raises OSError.
 
     `memory` is a folder: a file system in memory is put there, for orders to show as /dev/shm.
+    Returns a descriptor of the cell's /proc in which its own processes may still be changed.
     """
     apart = kernel.CLONE_NEWIPC | (0 if network else kernel.CLONE_NEWNET)
     kernel.libc("unshare", apart)
@@ -74,13 +90,56 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> N
     kernel.own_mounts()
     kernel.libc("mount", b"proc", b"/proc", b"proc", _NO_SUID_DEV_EXEC, None)
     bound_processes(processes, is_alone=True)
+    _bound_watches()
+    with _closing(_open("/proc")) as path:
+        own = kernel.tree_at(path)
+    with contextlib.ExitStack() as taken:
+        devices = [(path, _device(path, taken)) for path in _DEVICES if _is_device(path)]
+        with _closing(kernel.open_path("/")) as root:
+            kernel.defuse(root)
+            kernel.close_to_writing(root)
+        for device, tree in devices:
+            _attach_at(tree, device)
     if os.path.isdir("/dev/pts"):
-        with _closing(kernel.new_tree("devpts", ptmxmode="0666")) as terminals:
-            _attach_at(terminals, "/dev/pts")
-    with _closing(kernel.open_path("/")) as root:
-        kernel.close_to_writing(root)
+        _furnish_terminals()
     with _closing(kernel.new_tree("tmpfs", mode="1777")) as shared:
         _attach_at(shared, memory)
+    return own
+
+
+def _furnish_terminals() -> None:
+    """Give the cell terminals of its own; /dev/ptmx must be theirs, too, to find them."""
+    with _closing(kernel.new_tree("devpts", has_devices=True, ptmxmode="0666")) as terminals:
+        _attach_at(terminals, "/dev/pts")
+    if _is_device("/dev/ptmx"):
+        with _closing(_open("/dev/pts/ptmx")) as path, _closing(kernel.tree_at(path)) as master:
+            _attach_at(master, "/dev/ptmx")
+
+
+def _is_device(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISCHR(os.stat(path, follow_symlinks=False).st_mode)
+    return False
+
+
+def _device(path: str, taken: contextlib.ExitStack) -> int:
+    """Return a device file that still opens when no other does, attached nowhere."""
+    with _closing(_open(path)) as place:
+        tree = kernel.tree_at(place)
+    taken.callback(os.close, tree)
+    kernel.defuse(tree, has_devices=True)
+    kernel.close_to_writing(tree)
+    return tree
+
+
+def _bound_watches() -> None:
+    """Leave most of what watches files (inotify) to the rest of this user's programs."""
+    for name in ("instances", "watches"):
+        with contextlib.suppress(FileNotFoundError):  # a kernel without inotify
+            with open(f"/proc/sys/fs/inotify/max_user_{name}") as file:
+                most = int(file.read()) // _PART_OF_WATCHES
+            with open(f"/proc/sys/user/max_inotify_{name}", "w") as file:
+                file.write(str(most))
 
 
 def _raise_loopback() -> None:
@@ -101,9 +160,13 @@ def bound_processes(most: int = MOST_PROCESSES, *, is_alone: bool) -> None:
             file.write(str(most))
     if not is_alone:
         most += _threads_of(os.geteuid())
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    _lower_limit(resource.RLIMIT_NPROC, most)
+
+
+def _lower_limit(limit: int, most: int) -> None:
+    _, hard = resource.getrlimit(limit)
     most = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    resource.setrlimit(limit, (most, most))
 
 
 def _threads_of(user: int) -> int:
@@ -143,6 +206,8 @@ class Walls:
         if not os.path.samestat(wanted, _about(cwd)):
             raise OSError(errno.EACCES, f"{cwd} is out of this pod's reach")
         os.chdir(cwd)
+        for limit, most in _LIMITS:
+            _lower_limit(limit, most)
         kernel.drop_capabilities()
         landlock.restrict(order["grants"], abi=self._abi, scoped=self._scoped)
         seccomp.install(self._filter)

@@ -47,7 +47,7 @@ _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
 _MOVE_FROM_EMPTY = 0x04
 _MOVE_TO_EMPTY = 0x40
-_READ_ONLY = 1
+_READ_ONLY, _NO_SUID, _NO_DEVICES = 1, 2, 4
 _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CREATE = 6
 _MS_REC_PRIVATE = 0x4000 | 1 << 18
@@ -113,15 +113,19 @@ def tree_at(path: int) -> int:
     return syscall("open_tree", _OPEN_TREE, path, b"", flags)
 
 
-def new_tree(kind: str, **options: str) -> int:
-    """Return a new file system, tmpfs for instance, attached nowhere."""
+def new_tree(kind: str, *, has_devices: bool = False, **options: str) -> int:
+    """Return a new file system, tmpfs for instance, attached nowhere.
+
+    No setuid bit counts in it, and no device opens unless `has_devices`.
+    """
+    attributes = _NO_SUID if has_devices else _NO_SUID | _NO_DEVICES
     context = syscall("fsopen", _FSOPEN, kind.encode(), 1)
     try:
         for key, value in options.items():
             words = (key.encode(), value.encode())
             syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_SET_STRING, *words, 0)
         syscall("fsconfig", _FSCONFIG, context, _FSCONFIG_CREATE, None, None, 0)
-        return syscall("fsmount", _FSMOUNT, context, 1, 0)
+        return syscall("fsmount", _FSMOUNT, context, 1, attributes)
     finally:
         os.close(context)
 
@@ -129,6 +133,15 @@ def new_tree(kind: str, **options: str) -> int:
 def close_to_writing(tree: int) -> None:
     """Make all mounts of a tree read-only."""
     _set_attributes(tree, on=_READ_ONLY, flags=_AT_RECURSIVE)
+
+
+def defuse(tree: int, *, has_devices: bool = False) -> None:
+    """Make setuid bits and device files in all mounts of a tree count for nothing.
+
+    `has_devices` keeps the device files. Flags that the kernel has locked are only ever added to.
+    """
+    on = _NO_SUID if has_devices else _NO_SUID | _NO_DEVICES
+    _set_attributes(tree, on=on, flags=_AT_RECURSIVE)
 
 
 def open_to_writing(tree: int, *, is_whole: bool = True) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from podproc.confine.support import look
-from podproc.escapes.run import Row, levels_of, run_level
+from podproc.escapes.run import Row, Total, levels_of, run_level
 from podproc.tools.keeper_client import KeeperError
 from protocol.cage import CageLevel, CageSupport
 
@@ -36,15 +36,17 @@ def main(argv: Sequence[str]) -> int:
     except (OSError, KeeperError) as error:
         print(f"attempts could not be made: {error!r}", file=sys.stderr)
         return 1
+    total = Total.of(found.values())
     if options.output == "json":
         told = [
             {"level": level.value, "user": user, "rows": [asdict(row) for row in rows]}
             for level, rows in found.items()
         ]
-        print(json.dumps({"levels": told}))
+        print(json.dumps({"levels": told, "sum": asdict(total), "line": total.line()}))
     else:
         for level, rows in found.items():
             print("\n".join(table(f"{level}, {user}", rows)))
+        print(total.line())
     return 0 if all(row.is_good for rows in found.values() for row in rows) else 1
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from podproc.escapes.ground import PRODUCT_FILES, SECRET_REGIONS
-from protocol.cage import BOMB, FIFO, FLEET, MEMORY, STAT, UNSEEN
+from protocol.cage import BOMB, COUNTED, DEVICE, FIFO, FLEET, MEMORY, SHARED, STAT, UNSEEN
 
 
 class Control(Enum):
@@ -128,7 +128,7 @@ def _changes() -> Iterator[Attempt]:
         gap=FIFO,
     )
     for name, what, python in (
-        ("chmod", "change the mode", 'os.chmod(f"{T}/f", 0o4707)'),
+        ("chmod", "change the mode", 'os.chmod(f"{T}/f", 0o707)'),
         ("chmod-folder", "change the mode of a folder", 'os.chmod(f"{T}/d", 0o777)'),
         ("chgrp", "give a file to a group", 'os.chown(f"{T}/f", -1, os.getgid())'),
         ("utime", "change the times", 'os.utime(f"{T}/f", (1, 1))'),
@@ -379,6 +379,58 @@ def _kernel() -> Iterator[Attempt]:
         control=Control.UNCAGED,
         is_word_taken=True,
         needs=("unshare",),
+    )
+
+
+def _shared() -> Iterator[Attempt]:
+    """Yield what would last beyond the cage, or takes from others what the kernel counts."""
+    for name, what, python in (
+        ("setuid-chmod", "make a setuid file: chmod", "os.chmod(own, 0o4755)"),
+        ("setgid-fchmod", "make a setgid file: fchmod", "os.fchmod(os.open(own, 0), 0o2755)"),
+        ("setuid-fchmodat2", "make a setuid file: fchmodat2", _FCHMODAT2),
+        ("setuid-open", "make a setuid file: open", "os.open(new, os.O_CREAT | 1, 0o6755)"),
+        ("setuid-openat2", "make a setuid file: openat2", _OPENAT2),
+        ("setuid-mknod", "make a setuid file: mknod", "os.mknod(new, 0o104755)"),
+        ("setuid-unnamed", "make a setuid file: O_TMPFILE", _SETUID_UNNAMED),
+    ):
+        body = f"{_OWN_FILE}\n{python.strip()}\n{_IS_SETUID}"
+        yield Attempt(name, what, python=body, control=Control.UNCAGED, is_word_taken=True)
+    for name, what, python in (
+        ("lease", "make others wait for a file: F_SETLEASE", _on_own_file("1024, fcntl.F_WRLCK")),
+        ("notify", "be told what others do in a folder: F_NOTIFY", _NOTIFY),
+        ("aio", "take from the machine's few AIO contexts", _AIO),
+        ("signals", "take the signals that the user's programs may queue", _SIGNALS_QUEUED),
+        ("queue-bytes", "take the user's bytes for POSIX message queues", _QUEUES),
+        ("core", "have a core file left", _CORE),
+        ("raise-priority", "raise the own priority", "os.nice(-5)\ndone()"),
+        ("oom-own", "offer others' memory first", _OOM_OWN),
+        ("affinity-own", "choose the own processor", _AFFINITY_OWN),
+    ):
+        yield Attempt(name, what, python=python, control=Control.UNCAGED, is_word_taken=True)
+    yield Attempt(
+        "inotify",
+        "take a third of the user's inotify instances",
+        python=_INOTIFY,
+        control=Control.UNCAGED,
+        gap=COUNTED,
+        is_word_taken=True,
+    )
+    yield Attempt(
+        "device",
+        "open a device file that lies in the scope",
+        python='os.read(os.open(f"{T}/device", os.O_RDONLY), 1)\ndone()',
+        regions=("in",),
+        control=Control.UNCAGED,
+        gap=DEVICE,
+        is_word_taken=True,
+    )
+    yield Attempt(
+        "flock",
+        "lock a file that may only be read",
+        python=_FLOCK,
+        regions=("beside",),
+        gap=SHARED,
+        is_word_taken=True,
     )
 
 
@@ -765,6 +817,94 @@ for line in open("/proc/partitions"):
 """
 """Of the root's device alone, and nothing is read or written."""
 
+_OWN_FILE = """
+import tempfile
+folder = tempfile.mkdtemp(dir=SCRATCH)
+own, new = f"{folder}/own", f"{folder}/new"
+open(own, "w").close()
+"""
+_IS_SETUID = """
+if any(os.stat(f"{folder}/{name}").st_mode & 0o6000 for name in os.listdir(folder)):
+    done()
+"""
+_FCHMODAT2 = 'call("fchmodat2", -100, own.encode(), 0o4755, 0)'
+_OPENAT2 = """
+import struct
+call("openat2", -100, new.encode(), struct.pack("QQQ", os.O_CREAT | 1, 0o4755, 0), 24)
+"""
+_SETUID_UNNAMED = """
+fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o4755)
+libc.linkat(-100, f"/proc/self/fd/{fd}".encode(), -100, new.encode(), 0x400)
+"""
+
+
+def _on_own_file(command: str) -> str:
+    return f"{_OWN_FILE}\nimport fcntl\nfcntl.fcntl(os.open(own, 0), {command})\ndone()"
+
+
+_NOTIFY = """
+import fcntl, signal
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fcntl.fcntl(os.open(SCRATCH, os.O_RDONLY), 1026, 4)  # DN_CREATE
+done()
+"""
+_AIO = """
+call("io_setup", 1, ctypes.byref(ctypes.c_ulong(0)))
+done()
+"""
+_SIGNALS_QUEUED = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+libc.sigqueue.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+if all(libc.sigqueue(os.getpid(), 40, None) == 0 for _ in range(6000)):
+    done()
+"""
+_QUEUES = """
+import struct
+sizes = struct.pack("8q", 0, 8, 8192, 0, 0, 0, 0, 0)
+names = [b"podsup-%d-%d" % (os.getpid(), number) for number in range(5)]
+try:
+    for name in names:
+        os.close(call("mq_open", name, os.O_RDWR | os.O_CREAT, 0o600, sizes))
+    done()
+finally:
+    for name in names:
+        try:
+            call("mq_unlink", name)
+        except OSError:
+            break
+"""
+_CORE = """
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
+done()
+"""
+_OOM_OWN = """
+with open("/proc/self/oom_score_adj", "r+") as file:
+    before = int(file.read())
+    file.seek(0)
+    file.write("0")
+if before > 0:
+    done()
+"""
+_AFFINITY_OWN = """
+before = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {max(before)})
+if os.sched_getaffinity(0) != before:
+    done()
+"""
+_INOTIFY = """
+with open("/proc/sys/fs/inotify/max_user_instances") as file:
+    most = int(file.read())
+if all(libc.inotify_init1(0) >= 0 for _ in range(most // 3)):
+    done()
+"""
+_FLOCK = """
+import fcntl
+fcntl.flock(os.open(f"{T}/f", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+done()
+"""
+
 ATTEMPTS: tuple[Attempt, ...] = (
     *_changes(),
     *_regions(),
@@ -772,5 +912,6 @@ ATTEMPTS: tuple[Attempt, ...] = (
     *_processes(),
     *_sockets(),
     *_kernel(),
+    *_shared(),
 )
 """Every attempt, in the order in which they are told."""

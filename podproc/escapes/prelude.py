@@ -31,6 +31,7 @@ NUMBERS = {
         "perf_event_open": 298,
         "setns": 308,
         "renameat2": 316,
+        "io_setup": 206,
         "bpf": 321,
         "userfaultfd": 323,
     },
@@ -51,6 +52,7 @@ NUMBERS = {
         "perf_event_open": 241,
         "setns": 268,
         "renameat2": 276,
+        "io_setup": 0,
         "bpf": 280,
         "userfaultfd": 282,
     },
@@ -60,8 +62,10 @@ NUMBERS = {
     "open_tree": 428,
     "fsopen": 430,
     "clone3": 435,
+    "openat2": 437,
     "pidfd_getfd": 438,
     "mount_setattr": 442,
+    "fchmodat2": 452,
 }
 NEWUSER, NEWNS = 0x10000000, 0x20000
 UNCAGED = "UNCAGED" in os.environ

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -48,11 +49,12 @@ NOT_HERE = "cannot be shown here"
 FAILS = "FAILS"
 REFUSED = "refused"
 SUCCEEDS = "SUCCEEDS"
+_ENDS = ("held", "got_out", "open", "skipped", "unclear")
 LEFT = "left"
 """The row that is about all of them: whether their processes have ended."""
 
-_DEADLINE_S = 6.0
-_LEVEL_S = 90.0
+_DEADLINE_S = 12.0
+_LEVEL_S = 240.0
 _LEFT_S = 2.0
 _AT_ONCE = 4
 _TOLD = 300
@@ -75,6 +77,49 @@ class Row:
         """Whether it was refused, or nothing else was promised, and that means something."""
         is_shown = not self.inside.startswith(FAILS)
         return is_shown and (bool(self.told) or not self.outside.startswith(SUCCEEDS))
+
+    @property
+    def end(self) -> str:
+        """How it ended, as `Total` counts it."""
+        if self.outside.startswith(SUCCEEDS):
+            return "open" if self.told else "got_out"
+        if self.inside.startswith(FAILS):
+            return "unclear"
+        return "skipped" if self.inside == NOT_HERE else "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many attempts at how many levels ended in which way.
+
+    `open` are those that `protocol.cage` tells of, `skipped` those that work nowhere here, and
+    `unclear` those that do not work where they have to, so that a refusal would mean nothing.
+    """
+
+    attempts: int
+    levels: int
+    held: int
+    got_out: int
+    open: int
+    skipped: int
+    unclear: int
+
+    @classmethod
+    def of(cls, levels: Iterable[Sequence[Row]]) -> Total:
+        """Count the rows of each level."""
+        each = list(levels)
+        rows = [row for level in each for row in level]
+        ends = Counter(row.end for row in rows)
+        return cls(len(rows), len(each), *(ends[end] for end in _ENDS))
+
+    def line(self) -> str:
+        """Return the sum in words, open and unclear ones only where there are any."""
+        told = [f"{self.held} held", f"{self.got_out} got out"]
+        told += [f"{self.open} open, as status says"] if self.open else []
+        told += [f"{self.skipped} skipped"]
+        told += [f"{self.unclear} unclear"] if self.unclear else []
+        at = f"{self.levels} level{'' if self.levels == 1 else 's'}"
+        return f"{self.attempts} attempts at {at}: {', '.join(told)}"
 
 
 @dataclass(frozen=True, slots=True)

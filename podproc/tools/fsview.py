@@ -12,9 +12,9 @@ say, but for one opening that may be read.
 
 Everything here but the constructor blocks; call it off the event loop.
 
-Not guaranteed: hard links made by others are not recognised; a replaced file keeps its mode and,
-where permitted, its owner, but not its ACL and extended attributes; two processes that replace one
-file within the same instant are not told of each other.
+Not guaranteed: hard links made by others are not recognised; a replaced file keeps its mode (but
+for setuid and setgid bits) and, where permitted, its owner, but not its ACL and extended
+attributes; two processes that replace one file within the same instant are not told of each other.
 """
 
 from __future__ import annotations
@@ -349,8 +349,12 @@ def _replace_at(folder: int, name: str, data: bytes) -> None:
 
 
 def _keep_owner_and_mode(old: os.stat_result, fd: int) -> None:
+    """Give a new file the owner and mode of the one it replaces, as far as write(2) would.
+
+    A write takes setuid and setgid bits off a file, for whoever runs it trusts what was there.
+    """
     new = os.fstat(fd)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         with contextlib.suppress(PermissionError):
             os.fchown(fd, old.st_uid, old.st_gid)
-    os.fchmod(fd, stat.S_IMODE(old.st_mode))
+    os.fchmod(fd, old.st_mode & 0o1777)

@@ -27,7 +27,13 @@ it, so "the lock can be taken" means that the pod and all it started are gone.
 Each command's shell is a session leader and a child subreaper itself (that survives exec), so its
 whole tree can be found by walking children from it for as long as it lives. A tree is killed by
 stopping, scan after scan, until two scans find nobody new, and only then killing: a stopped process
-forks nothing. What a shell leaves behind is handed to inner and is that command's background job.
+forks nothing. Each is signalled through a pidfd, and only while it is still the one that the scan
+saw. What a shell leaves behind is handed to inner and is that command's background job.
+
+Commands come after everything else on the machine: they run at nice 10 as batch work, and first in
+line when memory runs out. Where the kernel shares time among sessions (autogroup), nice counts only
+within one, so each command's session gets the same. What a command makes of sessions besides is
+looked at each second: while there are many, all that the pod runs leaves a processor to others.
 
 Where commands are caged the keeper stays outside: outer makes the user and pid namespace, inner
 furnishes the cell that the commands share, and each command's own process, between fork and exec,
@@ -57,14 +63,15 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Callable, Container, Iterable
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 PIDNS = "pidns"
 SUBREAPER = "subreaper"
@@ -85,6 +92,14 @@ _CLONE_NEWPID = 0x20000000
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MS_REC_SLAVE = 0x4000 | 1 << 19
 _COMMAND_SHOWN = 300
+_NICE = 10
+_FIRST_OUT_OF_MEMORY = 1000
+_LOOK_S = 1.0
+_LOOK_PART = 0.05
+"""How much of inner's time the look at sessions may take where there are thousands."""
+
+_CROWD = 8
+"""How many sessions a processor has before a pod's commands leave one to others."""
 
 
 class PodGone(Exception):
@@ -191,7 +206,7 @@ def _be_inner(
         if level == PIDNS:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            enclose = _furnish(level, cell)
+            enclose, own = _furnish(level, cell)
         except OSError as error:
             os.write(ready, str(error).encode("utf-8", "replace")[:4096])
             os._exit(1)
@@ -199,7 +214,7 @@ def _be_inner(
         wake = _wake_on(signal.SIGCHLD)
         os.write(ready, _READY)
         os.close(ready)
-        Inner(sock, enclose).serve(tether, wake)
+        Inner(sock, enclose, own).serve(tether, wake)
         end_everything()
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -207,19 +222,25 @@ def _be_inner(
         os._exit(0)
 
 
-def _furnish(level: str, cell: dict[str, Any] | None) -> Enclose | None:
-    """Make what commands live in; returns what confines one of them, None for an uncaged one."""
+def _furnish(level: str, cell: dict[str, Any] | None) -> tuple[Enclose | None, int]:
+    """Make what commands live in.
+
+    Returns what confines one of them, None for an uncaged one, and a /proc that can be written.
+    """
     if cell is None:
         if level == PIDNS:
             _enter_namespace()
-        return None
+        return None, _processes()
     confine = _confine()
     if cell["level"] == NAMESPACES:
-        confine.furnish(network=cell["network"], memory=cell["memory"], processes=cell["processes"])
+        own = confine.furnish(
+            network=cell["network"], memory=cell["memory"], processes=cell["processes"]
+        )
     else:
         if level == PIDNS:
             _enter_namespace()
         confine.bound_processes(cell["processes"], is_alone=level == PIDNS)
+        own = _processes()
     walls = confine.Walls(
         cell["level"],
         network=cell["network"],
@@ -227,7 +248,11 @@ def _furnish(level: str, cell: dict[str, Any] | None) -> Enclose | None:
         is_alone=level == PIDNS,
     )
     enclose: Enclose = walls.enclose
-    return enclose
+    return enclose, own
+
+
+def _processes() -> int:
+    return os.open("/proc", os.O_PATH | os.O_DIRECTORY)
 
 
 def _enter_namespace() -> None:
@@ -246,12 +271,58 @@ def _wait_for_the_end(sock: socket.socket, wake: int, inner: int) -> None:
     poll.poll()
 
 
-class Inner:
-    """Serves the pod: starts, lists and kills commands, and reports their ends."""
+class Processors:
+    """The processors of a pod's commands: all there are, but for one while there is a crowd.
 
-    def __init__(self, sock: socket.socket, enclose: Enclose | None) -> None:
+    Only where each session has a share of its own: else their niceness says enough.
+    """
+
+    def __init__(self) -> None:
+        self._all = os.sched_getaffinity(0)
+        self._is_crowded = False
+        self._next = 0.0
+        self._is_needed = len(self._all) > 1 and _has_shares_of_sessions()
+
+    def wait_s(self) -> float | None:
+        """Return the seconds until the next look, None where nobody has to look."""
+        return max(self._next - time.monotonic(), 0.0) if self._is_needed else None
+
+    def look(self, roots: Iterable[int]) -> None:
+        """See whether there is a crowd, and put everybody where they belong."""
+        began = time.monotonic()
+        if not self._is_needed or began < self._next:
+            return
+        everybody = tree(roots)
+        sessions = {_stat(pid).session for pid in everybody}
+        was_crowded, self._is_crowded = self._is_crowded, len(sessions) > _CROWD * len(self._all)
+        if was_crowded or self._is_crowded:
+            chosen = self._all - {min(self._all)} if self._is_crowded else self._all
+            for pid in everybody:
+                with contextlib.suppress(OSError):  # it has ended, or is another user's
+                    os.sched_setaffinity(pid, chosen)
+        took = time.monotonic() - began
+        self._next = began + max(_LOOK_S, took / _LOOK_PART)
+
+
+def _has_shares_of_sessions() -> bool:
+    try:
+        with open("/proc/sys/kernel/sched_autogroup_enabled", "rb") as file:
+            return file.read().strip() == b"1"
+    except OSError:
+        return False
+
+
+class Inner:
+    """Serves the pod: starts, lists and kills commands, and reports their ends.
+
+    `own` is a /proc in which its processes can be changed.
+    """
+
+    def __init__(self, sock: socket.socket, enclose: Enclose | None, own: int) -> None:
         self._sock = sock
         self._enclose = enclose
+        self._own = own
+        self._processors = Processors()
         self._received = bytearray()
         self._descriptors: list[int] = []
         self._living: dict[int, Process] = {}
@@ -265,7 +336,7 @@ class Inner:
             poll.register(fd, select.POLLIN)
         try:
             while True:
-                ready = {fd for fd, _ in poll.poll()}
+                ready = {fd for fd, _ in poll.poll(self._patience_ms())}
                 if tether in ready:
                     return
                 if wake in ready:
@@ -273,8 +344,13 @@ class Inner:
                 self._reap()
                 if self._sock.fileno() in ready:
                     self._receive()
+                self._processors.look(self._living)
         except PodGone:
             return
+
+    def _patience_ms(self) -> float | None:
+        wait_s = self._processors.wait_s() if self._living else None
+        return None if wait_s is None else wait_s * 1000
 
     def _receive(self) -> None:
         try:
@@ -304,7 +380,7 @@ class Inner:
         command_id, argv = message["id"], message["argv"]
         try:
             enclose = self._enclosing(message)
-            pid = spawn(argv, message["cwd"], message["env"], output, enclose)
+            pid = spawn(argv, message["cwd"], message["env"], output, enclose, self._own)
         except (OSError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or "out of memory"
             send(self._sock, {"kind": "failed", "id": command_id, "error": reason})
@@ -353,7 +429,7 @@ class Inner:
         heirs = [i for i in ended if i not in self._dying] or ended
         for pid in children(os.getpid()):
             if pid not in self._living:
-                heir = self._sessions.get(_stat(pid)[1]) or (heirs[0] if heirs else 0)
+                heir = self._sessions.get(_stat(pid).session) or (heirs[0] if heirs else 0)
                 self._living[pid] = Process(heir, pid, "", is_shell=False)
 
     def _report_exit(self, shell: Process, code: int) -> None:
@@ -377,7 +453,8 @@ def spawn(
     cwd: str,
     environment: dict[str, str],
     output: int,
-    enclose: Callable[[], None] | None = None,
+    enclose: Callable[[], None] | None,
+    own: int,
 ) -> int:
     """Start a command as session leader and child subreaper; returns its pid, raises OSError.
 
@@ -386,7 +463,7 @@ def spawn(
     trouble, failed = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become(argv, cwd, environment, output, failed, enclose)
+        _become(argv, cwd, environment, output, failed, enclose, own)
     os.close(failed)
     with open(trouble, "rb") as file:
         message = file.read()
@@ -403,6 +480,7 @@ def _become(
     output: int,
     failed: int,
     enclose: Callable[[], None] | None,
+    own: int,
 ) -> NoReturn:
     doing = "cannot start a process"
     try:
@@ -415,6 +493,7 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        _give_way(own)
         if enclose is None:
             doing = f"cannot enter {cwd}"
             os.chdir(cwd)
@@ -430,6 +509,20 @@ def _become(
         os._exit(127)
 
 
+def _give_way(own: int) -> None:
+    """Come after everything else on this machine, as far as the kernel lets us; leave no core."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(_NICE)
+    with contextlib.suppress(OSError):
+        if os.sched_getscheduler(0) != os.SCHED_IDLE:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    for name, value in (("oom_score_adj", _FIRST_OUT_OF_MEMORY), ("autogroup", _NICE)):
+        with contextlib.suppress(OSError):  # not had here, or too many at once for the kernel
+            fd = os.open(f"self/{name}", os.O_WRONLY, dir_fd=own)
+            os.write(fd, str(value).encode())
+            os.close(fd)
+
+
 def end_everything() -> None:
     """Kill all descendants until the kernel knows of no child, so of no descendant, any more."""
     try:
@@ -443,17 +536,30 @@ def end_everything() -> None:
 
 
 def kill_trees(roots: Callable[[], Iterable[int]]) -> None:
-    """Stop the trees until two scans in a row find nobody new, then kill all that was found."""
-    found: set[int] = set()
+    """Stop the trees until two scans in a row find nobody new, then kill all that was found.
+
+    A pid that a scan saw may be another process's by now. So each is held by a pidfd before it is
+    looked at: it is ours if its parent is, and still the same if it began at the same time.
+    """
+    found: dict[int, int] = {}
     quiet = 0
     while quiet < 2:
-        new = set(tree(roots())) - found
-        for pid in new:
-            _signal(pid, signal.SIGSTOP)
+        new = _stopped(set(tree(roots())), found)
         found |= new
         quiet = 0 if new else quiet + 1
-    for pid in found:
-        _signal(pid, signal.SIGKILL)
+    for pid, began in found.items():
+        _signal(pid, signal.SIGKILL, lambda stat, began=began: stat.began == began)
+
+
+def _stopped(seen: set[int], known: Container[int]) -> dict[int, int]:
+    """Stop those of a scan that are not known yet; returns when each of them began."""
+    ours = seen | {os.getpid()}
+    began = {
+        pid: _signal(pid, signal.SIGSTOP, lambda stat: stat.parent in ours)
+        for pid in seen
+        if pid not in known
+    }
+    return {pid: since for pid, since in began.items() if since}
 
 
 def tree(roots: Iterable[int]) -> list[int]:
@@ -481,7 +587,7 @@ def children(pid: int) -> list[int]:
 def children_by_parent(pid: int) -> list[int]:
     """Return the children by a look at every process, where the kernel lists none."""
     everyone = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [other for other in everyone if _stat(other)[0] == pid]
+    return [other for other in everyone if _stat(other).parent == pid]
 
 
 def command_line(pid: int) -> str:
@@ -494,14 +600,22 @@ def command_line(pid: int) -> str:
     return b" ".join(words).decode("utf-8", "replace")[:_COMMAND_SHOWN]
 
 
-def _stat(pid: int) -> tuple[int, int]:
-    """Return (parent, session) of a process, zeros for one that is gone."""
+class Stat(NamedTuple):
+    """What tells one process from another; `began` is in ticks since the machine started."""
+
+    parent: int
+    session: int
+    began: int
+
+
+def _stat(pid: int) -> Stat:
+    """Return the facts of a process, zeros for one that is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
-        return 0, 0
-    return int(fields[1]), int(fields[3])
+        return Stat(0, 0, 0)
+    return Stat(int(fields[1]), int(fields[3]), int(fields[19]))
 
 
 def send(sock: socket.socket, message: dict[str, Any]) -> None:
@@ -540,9 +654,22 @@ def _wake_on(number: signal.Signals) -> int:
     return wake
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
+def _signal(pid: int, number: signal.Signals, is_meant: Callable[[Stat], bool]) -> int:
+    """Signal a process if it is the one that is meant; returns when it began, 0 where it is not.
+
+    What is looked at after the pidfd was opened is either what the pidfd holds, or comes after its
+    end: then the signal reaches nobody.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):  # of another user: no more to do
-        os.kill(pid, number)
+        held = os.pidfd_open(pid)
+        try:
+            stat = _stat(pid)
+            if stat.began and is_meant(stat):
+                signal.pidfd_send_signal(held, number)
+                return stat.began
+        finally:
+            os.close(held)
+    return 0
 
 
 def _prctl(option: int, value: int) -> None:

@@ -30,7 +30,7 @@ from supervisor import jsonl, life_lock
 from supervisor.choice import running_fleets
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
-from supervisor.cli.cage_check import check_cage
+from supervisor.cli.sandbox_check import check_sandbox
 from supervisor.core.fleet_record import PodRecord, fold
 from supervisor.core.rows import Allocation
 from supervisor.foreign import other_owners
@@ -68,15 +68,18 @@ class Check:
 
 
 @command("doctor", example="podsup doctor -o json")
-@click.option("--cage", is_flag=True, help="Try to break out of the cage instead; takes a minute.")
-def doctor(app: App, cage: bool) -> None:
+@click.option(
+    "--sandbox", is_flag=True, help="Try to break out of the sandbox instead; takes a minute."
+)
+def doctor(app: App, sandbox: bool) -> None:
     """Check the installation, the machine, and what fleets have left. Changes nothing.
 
-    With --cage every attempt of a list is made at each level that this machine has, in throw-away
-    folders and processes, beside the same command where it has to work; 1 where one got out.
+    With --sandbox every attempt of a list is made at each level that this machine has, in
+    throw-away folders and processes, beside the same command where it has to work. The last line
+    is the sum; exit code 1 where one got out.
     """
-    if cage:
-        check_cage(app)
+    if sandbox:
+        check_sandbox(app)
         return
     paths = Paths.here(app.home)
     findings = [_at_home(check(paths), app.home) for check in CHECKS]

@@ -57,7 +57,7 @@ def test_only_who_would_rather_have_a_cage_and_gets_none_is_warned(
     assert cage.is_below(settings, SUPPORT[level]) is is_warned
 
 
-ALWAYS = {cage.STAT, cage.FIFO, cage.REPLACED}
+ALWAYS = {cage.STAT, cage.SHARED, cage.FIFO, cage.REPLACED}
 """What level `namespaces` never closes."""
 
 
@@ -68,7 +68,10 @@ def left_open(level: CageLevel, support: CageSupport | None = None, **settings: 
 
 def test_each_level_names_what_it_leaves_open() -> None:
     assert left_open(CageLevel.NONE) == {cage.UNCAGED}
-    assert left_open(CageLevel.LANDLOCK) == {cage.UNSEEN, cage.STAT, cage.MEMORY}
+    assert left_open(CageLevel.LANDLOCK) == {
+        *(cage.UNSEEN, cage.STAT, cage.SHARED),
+        *(cage.MEMORY, cage.COUNTED, cage.DEVICE),
+    }
     assert left_open(CageLevel.NAMESPACES) == ALWAYS
 
 

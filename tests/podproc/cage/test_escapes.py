@@ -41,7 +41,7 @@ def _rows(level: CageLevel, user: User, folder: Path) -> dict[str, Row] | None:
 
 
 @pytest.mark.process
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("level", "user", "name"), _CASES)
 def test_way_out_of_the_cage_is_closed_or_told(
     level: CageLevel, user: User, name: str, shared_folder: Path

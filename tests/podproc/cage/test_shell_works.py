@@ -351,16 +351,16 @@ ROWS = [
     Row(
         "priorities of one's own are lowered",
         one("timeout 5 taskset -c 0 true; ionice -c 3 true; nice -n 5 nice"),
-        "5",
+        "15",
         ("taskset", "ionice"),
     ),
     Row(
         "limits and priorities of a job are lowered",
         one(
-            "sleep 60 & renice -n 5 $! > /dev/null; prlimit --nofile=64 --pid $!; "
+            "sleep 60 & renice -n 15 $! > /dev/null; prlimit --nofile=64 --pid $!; "
             "ps -o ni= -p $!; kill $!; " + WAITED
         ),
-        "5",
+        "15",
         ("ps", "prlimit", "renice"),
         others=True,
     ),

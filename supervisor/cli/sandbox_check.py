@@ -1,4 +1,4 @@
-"""`podsup doctor --cage`: try to break out of the cage on this machine, and print what came of it.
+"""`podsup doctor --sandbox`: try to break out of the sandbox here, and print what came of it.
 
 The list and its making are the pod's side, run as a program of its own; here is only the table.
 """
@@ -16,12 +16,12 @@ from protocol.errors import Internal
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed
 
-CHECK_S = 300
+CHECK_S = 600
 _SHOWN = 100
 
 
-def check_cage(app: App) -> None:
-    """Run the list and print its table; raises Failed where something got out, and Internal."""
+def check_sandbox(app: App) -> None:
+    """Run the list and print its table and sum; raises Failed where one got out, and Internal."""
     argv = [sys.executable, "-m", "podproc.escapes", "-o", "json"]
     try:
         done = subprocess.run(argv, cwd="/", capture_output=True, timeout=CHECK_S, check=False)
@@ -31,7 +31,9 @@ def check_cage(app: App) -> None:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise Internal(said[-1] if said else "the check ended without a word")
     found: dict[str, Any] = orjson.loads(done.stdout)
-    app.out.text(found, "\n".join(line for level in found["levels"] for line in _table(level)))
+    line = found.pop("line")
+    lines = [line for level in found["levels"] for line in _table(level)]
+    app.out.text(found, "\n".join([*lines, line]))
     if done.returncode:
         raise Failed(exit_codes.FAILED)
 
