@@ -31,7 +31,7 @@ def check_cage(app: App) -> None:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise Internal(said[-1] if said else "the check ended without a word")
     found: dict[str, Any] = orjson.loads(done.stdout)
-    app.out.text(found, "\n".join(line for level in found["levels"] for line in _table(level)))
+    app.out.lines(found, (line for level in found["levels"] for line in _table(level)))
     if done.returncode:
         raise Failed(exit_codes.FAILED)
 
