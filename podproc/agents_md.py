@@ -17,7 +17,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from podproc.excerpt import SPARE, block, excerpt, is_binary, plain, rest_of
+from podproc.escaping import plain
+from podproc.excerpt import SPARE, block, excerpt, is_binary, rest_of
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import FileHead, NoSuchFile, ScopeDenied, ScopeView
 from protocol.errors import InvalidScope

@@ -15,15 +15,13 @@ import re
 from dataclasses import dataclass
 from itertools import count
 
+from podproc.escaping import quoted
 from podproc.tools.fsview import BIGGEST_FILE, FileHead
 
 SPARE = 4
 """Read this many bytes more than are shown: the longest character that a limit can cut."""
 
-_MESSAGE = 600
-_LONGEST_VALUE = 4096
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
-_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +68,3 @@ def block(tag: str, body: str, /, **attributes: str) -> str:
     name = next(name for n in count(1) if (name := f"{tag}-{n}") not in inside)
     end = "" if body.endswith("\n") or not body else "\n"
     return f"<{name}{said}>\n{body}{end}</{name}>"
-
-
-def quoted(value: str) -> str:
-    """Return a value in double quotes, on one line, however it was made."""
-    return f'"{_escaped(value, _LONGEST_VALUE, quote=True)}"'
-
-
-def plain(message: str, most: int = _MESSAGE) -> str:
-    """Return a message on one line of bounded length: a file's name may hold anything."""
-    return _escaped(message, most, quote=False)
-
-
-def _escaped(text: str, most: int, *, quote: bool) -> str:
-    if quote:
-        text = text.replace("\\", r"\\").replace('"', r"\"")
-    clean = _UNPRINTABLE.sub(_as_escape, text)
-    half = most // 2  # of a long message the end matters, too: there is the reason
-    return clean if len(clean) <= most else f"{clean[:half]}…{clean[-half:]}"
-
-
-def _as_escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a name that is not UTF-8
-        code -= 0xDC00
-    return {9: r"\t", 10: r"\n", 13: r"\r"}.get(code) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    )

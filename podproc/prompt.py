@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podproc.agents_md import AgentsText
-from podproc.excerpt import plain
+from podproc.escaping import plain
 from protocol.errors import InvalidRequest
 from protocol.summaries import ScopeSummary
 

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
 
-from podproc.excerpt import SPARE, block, excerpt, is_binary, plain, quoted, rest_of
+from podproc.escaping import name_of, plain, quoted
+from podproc.excerpt import SPARE, block, excerpt, is_binary, rest_of
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import FileHead, IsDirectory, NoSuchFile, ScopeDenied, ScopeView
 from podproc.tools.walk import walk
@@ -190,7 +191,7 @@ def _folder_item(typed: str, full: str, left: int, places: Places) -> tuple[Syst
             hidden += 1
             continue
         is_folder = entry.is_dir(follow_symlinks=False)
-        names.append((not is_folder, plain(entry.name) + ("/" if is_folder else "")))
+        names.append((not is_folder, name_of(entry.name) + ("/" if is_folder else "")))
     names.sort()
     lines = [name for _, name in names[:MOST_NAMES]]
     while lines and len("\n".join(lines).encode()) > left:

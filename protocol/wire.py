@@ -11,7 +11,8 @@ An event has its topic before them.
 
 The header is decodable alone: the supervisor routes by it and hands on the body's bytes as they
 are. What cannot be decoded raises `BadFrame` and is counted and dropped by whoever received it;
-nothing here retries or answers. Limits are checked before anything is unpacked.
+nothing here retries or answers. Limits are checked before anything is unpacked; nesting is bounded
+by the unpacker, at 1023.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ VERSION = 1
 MAX_FRAMES = 4
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_STRANGER_BYTES = 64 * 1024
+"""The most of a body that is looked at before its sender is known."""
+
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 DEFAULT_DEADLINE_MS = 30_000
 MAX_DEADLINE_MS = 24 * 3600 * 1000

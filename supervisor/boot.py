@@ -19,11 +19,10 @@ from pathlib import Path
 from pydantic import Field
 
 from protocol.base import Wire
+from protocol.environment import OF_SUPERVISORS
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
 from protocol.manifest import PodManifest, SupervisorTable
-
-SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 class Boot(Wire):
@@ -53,15 +52,11 @@ class Up(Wire):
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without anything that looks like a secret.
+    """Return what of an environment a supervisor and all that it starts may have.
 
-    /proc shows it to every command.
+    /proc shows it to every process of this user.
     """
-    return {
-        name: value
-        for name, value in environ.items()
-        if not any(word in name.upper() for word in SECRET_WORDS)
-    }
+    return {name: value for name, value in environ.items() if name in OF_SUPERVISORS}
 
 
 def launch(boot: Boot, log: Path) -> int:

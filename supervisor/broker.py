@@ -59,6 +59,7 @@ from protocol.status import Relation
 from protocol.wire import (
     DEFAULT_DEADLINE_MS,
     MAX_BODY_BYTES,
+    MAX_STRANGER_BYTES,
     BadFrame,
     BeatHeader,
     ForwardHeader,
@@ -291,12 +292,12 @@ class Broker:
         self.counts["requests"] += 1
         sender = self._principals.get(header.token)
         try:
-            body = body_of(frames, self._body_limit)
             if sender is None:
                 raise Forbidden(
                     "the token is not one that this supervisor gave out",
                     next_step="connect again: a restarted supervisor has a new token",
                 )
+            body = body_of(frames, self._body_limit)
             if header.to == "":
                 return self._on_control(route, sender, header, body)
             if header.method == RegisterPeer.method:
@@ -313,8 +314,8 @@ class Broker:
 
     def _stranger(self, frames: Frames) -> list[Out]:
         try:
-            hello = Hello.from_wire(read_body(body_of(frames)))
-        except (ValidationError, BadFrame, BadRequest):
+            hello = Hello.from_wire(read_body(body_of(frames, MAX_STRANGER_BYTES)))
+        except (ValidationError, BadFrame, PodsupError):
             return []
         return [StrangerSaidHello(hello.pod, hello.pid)]
 

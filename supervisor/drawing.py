@@ -1,9 +1,8 @@
 """Entries as lines for people: one line of one style at a time, safe to print. Pure.
 
 What a model, a tool or a file says must not drive the terminal of who looks at it. So every text
-passes `printable`: a control character is shown as its picture (␛ for escape), characters that only
-reorder or break lines are shown as their number, and what cannot be encoded becomes `?`. A `Line`
-never holds a newline. Nothing here depends on the width of a screen; wrapping is the terminal's.
+passes `printable`. A `Line` never holds a newline. Nothing here depends on the width of a screen;
+wrapping is the terminal's.
 
     > what a person submitted             → a tool call, its telling argument first, on one line
     what the model answered               ← its result's summary (✗ where it failed)
@@ -22,6 +21,7 @@ from typing import Any
 from protocol import entries as en
 from protocol.segments import Paste, Segment, flatten
 from protocol.status import RunResult, Trigger
+from supervisor.printable import printable
 
 MOST = 160
 """Characters of a text that is folded to one line."""
@@ -53,25 +53,6 @@ class Line:
 
     text: str
     style: Style = Style.PLAIN
-
-
-_BREAKS_AND_DIRECTIONS = (
-    *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029),
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-)
-_SHOWN: dict[int, str] = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"},
-    0x7F: "␡",
-    **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},
-    **{code: f"\\u{code:04x}" for code in _BREAKS_AND_DIRECTIONS},
-}
-
-
-def printable(text: str) -> str:
-    """Return the text without anything that drives a terminal; newlines and tabs stay."""
-    shown = text.replace("\r\n", "\n").translate(_SHOWN)
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def one_line(text: str, most: int = MOST) -> str:

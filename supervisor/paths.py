@@ -12,6 +12,10 @@ two homes. The scope folder is not inside, because two homes of one user may sti
 same file. The runtime folder does not follow `$XDG_RUNTIME_DIR`, which is emptied at logout while
 fleets live on.
 
+Without a home it is `/tmp/podsup-<uid>`, a name that any user may take first. Where another has, it
+is `run` in the data folder; and once that is there it stays the one, whatever becomes of the name
+in `/tmp`: so every process finds the fleets that any other has started.
+
 The path of a Unix socket has at most 107 bytes, so sockets are named by short hashes of names; what
 is still too long is refused here, with what to do, and not by a `bind` much later.
 
@@ -33,6 +37,9 @@ from protocol.errors import Internal, InvalidRequest
 
 SOCKET_LIMIT = 107
 """Most bytes of a Unix socket's path: `sun_path` has 108, the last one is NUL."""
+
+_HIGHEST = 999_999
+"""An incarnation that no pod outlives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ class Paths:
     def resolve(
         cls, home: str | None, environ: Mapping[str, str], *, uid: int, passwd_home: str
     ) -> Paths:
-        """Return the folders for an option, an environment and a user; looks only for links.
+        """Return the folders for an option, an environment and a user; makes nothing.
 
         An empty variable counts as unset, and so does an XDG one that is not absolute. Raises
         InvalidRequest for a relative `$PODSUP_SCOPE_DIR`, which would be another table in each
@@ -73,7 +80,7 @@ class Paths:
             state = _xdg(environ, "XDG_STATE_HOME", user, ".local/state")
             data = root = Path(os.path.realpath(state / "podsup"))
             config = _xdg(environ, "XDG_CONFIG_HOME", user, ".config") / "podsup"
-            runtime = Path(f"/tmp/podsup-{uid}")
+            runtime = _runtime_of(uid, data)
         return cls(root, runtime, data, config, _scope_dir(environ, passwd_home))
 
     def pod_id(self, pod: str) -> str:
@@ -104,6 +111,27 @@ class Paths:
     def log(self, pod: str, incarnation: int) -> Path:
         """Return the output file of one incarnation; raises InvalidRequest for what is no name."""
         return self.data / "logs" / checked_name(pod) / f"{incarnation}.log"
+
+
+def _runtime_of(uid: int, data: Path) -> Path:
+    """Return the runtime folder of a user who named no home."""
+    usual, own = Path(f"/tmp/podsup-{uid}"), data / "run"
+    if _owner(own) == uid or (_owner(usual) not in (None, uid) and _has_room(own)):
+        return own
+    return usual
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except OSError:
+        return None
+
+
+def _has_room(runtime: Path) -> bool:
+    """Say whether the longest socket's path is short enough below this folder."""
+    longest = runtime / fleet_id("") / f"{pod_id('', '')}.{_HIGHEST}.sock"
+    return len(os.fsencode(longest)) <= SOCKET_LIMIT
 
 
 def fleet_id(fleet: str) -> str:

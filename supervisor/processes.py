@@ -41,6 +41,7 @@ ORPHAN_STATUS_S = 0.5
 ANSWER_S = 10.0
 SCAN_S = 0.002
 ZYGOTE_READY_S = 30.0
+_COMMAND_LINE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,7 +496,8 @@ def _kill(pid: int) -> None:
 
 def _command_line(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(_COMMAND_LINE)
     except OSError:
         return b""
 

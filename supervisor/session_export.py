@@ -31,7 +31,8 @@ from protocol.base import Wire
 from protocol.segments import flatten
 from protocol.session.lineage import MissingSegment, Row
 from protocol.session.reading import BadRecord
-from supervisor.drawing import one_line, printable
+from supervisor.drawing import one_line
+from supervisor.printable import printable
 from supervisor.session_view import REPAIRED
 
 OUTCOME_UNKNOWN = (

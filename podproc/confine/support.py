@@ -86,7 +86,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
             os._exit(code)
     os.close(tell)
     with open(told, "rb") as file:
-        text = file.read().decode("utf-8", "replace")
+        text = file.read(4096).decode("utf-8", "replace")
     _, status = os.waitpid(pid, 0)
     if os.waitstatus_to_exitcode(status) == 0:
         return None

@@ -16,8 +16,7 @@ What goes wrong, and what it becomes:
 
 The client is made at the first request: its certificates take tens of milliseconds, which a pod
 that starts does not have. Of the SDK's environment variables the organisation and the project are
-told to OpenAI alone, and the address is never taken from there. Not guaranteed: headers that the
-user sets by `OPENAI_CUSTOM_HEADERS` go to every server.
+told to OpenAI alone, and the address is never taken from there.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field
 
+from podproc.escaping import name_of
 from podproc.tools.base import CONTENT_LIMIT, Call, ToolArgs, ToolFailure, ToolResult, off_loop
 from podproc.tools.fsview import FileState, ScopeDenied, ScopeView
 from protocol.scope import Permission
@@ -60,13 +61,13 @@ class ReadTracker:
         seen = self._seen.get(path)
         if seen is None:
             raise ToolFailure(
-                "execution_failed", f"{path} exists and was not read yet: Read it first"
+                "execution_failed", f"{name_of(path)} exists and was not read yet: Read it first"
             )
         if seen.digest != _digest(state.data):
             raise ToolFailure(
                 "execution_failed",
-                f"{path} was read at {_clock(seen.at)} and changed at {_clock(state.changed_at)}: "
-                "Read it again first",
+                f"{name_of(path)} was read at {_clock(seen.at)} and changed at "
+                f"{_clock(state.changed_at)}: Read it again first",
             )
 
 
@@ -134,16 +135,16 @@ class Read:
         path, state = self._files.view.read(args.file_path)
         if b"\0" in state.data[:_SNIFFED]:
             raise ToolFailure(
-                "execution_failed", f"{path} is a binary file of {len(state.data)} bytes"
+                "execution_failed", f"{name_of(path)} is a binary file of {len(state.data)} bytes"
             )
         self._files.tracker.note(path, state.data)
         lines = state.data.decode("utf-8", "replace").split("\n")
         if lines[-1] == "":
             del lines[-1]
         if not lines:
-            return ToolResult(f"{path} is empty", "")
+            return ToolResult(f"{name_of(path)} is empty", "")
         if args.offset > len(lines):
-            raise ToolFailure("invalid_argument", f"{path} has {len(lines)} lines only")
+            raise ToolFailure("invalid_argument", f"{name_of(path)} has {len(lines)} lines only")
         shown: list[str] = []
         size = 0
         for number in range(args.offset, min(args.offset + args.limit, len(lines) + 1)):
@@ -155,7 +156,7 @@ class Read:
         last = args.offset + len(shown) - 1
         more = f"; read on with offset {last + 1}" if last < len(lines) else ""
         span = f"lines {args.offset}–{last} of {len(lines)}"
-        return ToolResult(f"{path}: {span}{more}", "\n".join(shown))
+        return ToolResult(f"{name_of(path)}: {span}{more}", "\n".join(shown))
 
 
 class WriteArgs(ToolArgs):
@@ -193,7 +194,7 @@ class Write:
         self._files.tracker.note(real, data)
         verb = "made" if before is None else "replaced"
         lines = data.count(b"\n") + (not data.endswith(b"\n") and bool(data))
-        return ToolResult(f"{verb} {real}: {lines} lines, {len(data)} bytes")
+        return ToolResult(f"{verb} {name_of(real)}: {lines} lines, {len(data)} bytes")
 
 
 class EditArgs(ToolArgs):
@@ -229,7 +230,7 @@ class Edit:
         def change(before: FileState | None) -> bytes:
             nonlocal count
             if before is None:
-                raise ToolFailure("execution_failed", f"{path} does not exist")
+                raise ToolFailure("execution_failed", f"{name_of(path)} does not exist")
             self._files.tracker.require_unchanged(path, before)
             text, count = _replaced(before.data.decode("utf-8", "surrogateescape"), args)
             return text.encode("utf-8", "surrogateescape")
@@ -238,7 +239,7 @@ class Edit:
         self._files.tracker.note(real, data)
         old = b"" if before is None else before.data
         times = "" if count == 1 else f", {count} replacements"
-        return ToolResult(f"edited {real}{times}", _diff(real, old, data))
+        return ToolResult(f"edited {name_of(real)}{times}", _diff(real, old, data))
 
 
 def _replaced(text: str, args: EditArgs) -> tuple[str, int]:
@@ -260,7 +261,9 @@ def _replaced(text: str, args: EditArgs) -> tuple[str, int]:
 
 def _diff(path: str, old: bytes, new: bytes) -> str:
     before, after = (data.decode("utf-8", "replace").split("\n") for data in (old, new))
-    diff = difflib.unified_diff(before, after, f"a{path}", f"b{path}", lineterm="")
+    diff = difflib.unified_diff(
+        before, after, name_of(f"a{path}"), name_of(f"b{path}"), lineterm=""
+    )
     return "\n".join(line.removesuffix("\r") for line in diff)
 
 

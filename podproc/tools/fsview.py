@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from podproc.escaping import name_of
 from podproc.tools.base import ToolFailure
 from protocol.errors import InvalidScope
 from protocol.scope import Permission, canonical, is_beneath
@@ -41,6 +42,7 @@ Belt: TypeAlias = Callable[[int, Callable[[], None]], None]
 """Does work that must change nothing but what is below an open folder."""
 
 BIGGEST_FILE = 64 * 1024 * 1024
+_PIECE = 1024 * 1024
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,7 +52,7 @@ class ScopeDenied(ToolFailure):
     """The pod may not do this at this path; `path` is canonical where it could be made so."""
 
     def __init__(self, path: str, wanted: Permission, reason: str) -> None:
-        super().__init__("denied", f"this pod may not {wanted} {path}: {reason}")
+        super().__init__("denied", f"this pod may not {wanted} {name_of(path)}: {reason}")
         self.path = path
         self.wanted = wanted
 
@@ -140,7 +142,7 @@ class ScopeView:
             with self._walk(real) as (folder, name):
                 state = _read_at(folder, name, real, most)
             if state is None:
-                raise ToolFailure("execution_failed", f"{real} does not exist")
+                raise ToolFailure("execution_failed", f"{name_of(real)} does not exist")
             return real, state
 
         return self._judged(path, Permission.READ, attempt)
@@ -158,7 +160,7 @@ class ScopeView:
                 with self._walk(real) as (folder, name), _opened(name, folder) as fd:
                     return real, _head_of(fd, real, most)
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise NoSuchFile("execution_failed", f"{real} does not exist") from error
+                raise NoSuchFile("execution_failed", f"{name_of(real)} does not exist") from error
 
         return self._judged(path, Permission.READ, attempt)
 
@@ -240,7 +242,7 @@ class ScopeView:
                 continue
             except OSError as error:
                 reason = error.strerror or str(error)
-                raise ToolFailure("execution_failed", f"{real}: {reason}") from error
+                raise ToolFailure("execution_failed", f"{name_of(real)}: {reason}") from error
         raise ScopeDenied(path, wanted, "it turned into a link while it was opened")
 
     @contextmanager
@@ -304,32 +306,38 @@ def _read_at(folder: int, name: str, real: str, most: int) -> FileState | None:
         with _opened(name, folder) as fd:
             about = os.fstat(fd)
             _require_regular(about, real)
-            if about.st_size > most:
+            data = b"" if about.st_size > most else _at_most(fd, most + 1)
+            if (size := max(about.st_size, len(data))) > most:
                 raise ToolFailure(
                     "invalid_argument",
-                    f"{real} has {about.st_size} bytes; files over {most} are not opened whole",
+                    f"{name_of(real)} has {size} bytes; files over {most} are not opened whole",
                 )
-            with open(fd, "rb", closefd=False) as file:
-                return FileState(file.read(), about.st_mtime)
+            return FileState(data, about.st_mtime)
     except FileNotFoundError:
         return None
 
 
 def _head_of(fd: int, real: str, most: int) -> FileHead:
     _require_regular(os.fstat(fd), real)
+    data = _at_most(fd, most)
+    return FileHead(data, os.fstat(fd).st_size)
+
+
+def _at_most(fd: int, most: int) -> bytes:
+    """Return what a file holds, as much as is asked for: what it said of its size may be over."""
     pieces: list[bytes] = []
     left = most
-    while left and (piece := os.read(fd, left)):
+    while left and (piece := os.read(fd, min(left, _PIECE))):
         pieces.append(piece)
         left -= len(piece)
-    return FileHead(b"".join(pieces), os.fstat(fd).st_size)
+    return b"".join(pieces)
 
 
 def _require_regular(about: os.stat_result, real: str) -> None:
     if stat.S_ISDIR(about.st_mode):
-        raise IsDirectory("invalid_argument", f"{real} is a directory")
+        raise IsDirectory("invalid_argument", f"{name_of(real)} is a directory")
     if not stat.S_ISREG(about.st_mode):
-        raise ToolFailure("invalid_argument", f"{real} is not a regular file")
+        raise ToolFailure("invalid_argument", f"{name_of(real)} is not a regular file")
 
 
 def _replace_at(folder: int, name: str, data: bytes) -> None:

@@ -92,6 +92,7 @@ _CLONE_NEWPID = 0x20000000
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MS_REC_SLAVE = 0x4000 | 1 << 19
 _COMMAND_SHOWN = 300
+_MAX_FRAME = 64 * 1024 * 1024
 _NICE = 10
 _FIRST_OUT_OF_MEMORY = 1000
 _LOOK_S = 1.0
@@ -363,7 +364,11 @@ class Inner:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
         self._descriptors += descriptors
-        for message in take_frames(self._received):
+        try:
+            messages = take_frames(self._received)
+        except ValueError as error:
+            raise PodGone from error
+        for message in messages:
             kind = message["kind"]
             if kind == "run":
                 self._run(message, self._descriptors.pop(0))
@@ -466,7 +471,7 @@ def spawn(
         _become(argv, cwd, environment, output, failed, enclose, own)
     os.close(failed)
     with open(trouble, "rb") as file:
-        message = file.read()
+        message = file.read(_MAX_FRAME)
     if message:
         os.waitpid(pid, 0)
         raise OSError(0, message.decode("utf-8", "replace"))
@@ -594,7 +599,7 @@ def command_line(pid: int) -> str:
     """Return a process's arguments as one line, empty for one that is gone."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().rstrip(b"\0").split(b"\0")
+            words = file.read(4 * _COMMAND_SHOWN).rstrip(b"\0").split(b"\0")
     except OSError:
         return ""
     return b" ".join(words).decode("utf-8", "replace")[:_COMMAND_SHOWN]
@@ -633,10 +638,15 @@ def frame(message: dict[str, Any]) -> bytes:
 
 
 def take_frames(received: bytearray) -> list[dict[str, Any]]:
-    """Take the whole messages out of what was received and leave the rest."""
+    """Take the whole messages out of what was received and leave the rest.
+
+    Raises ValueError for one that is too large to be of either side.
+    """
     messages: list[dict[str, Any]] = []
     while len(received) >= 4:
         end = 4 + struct.unpack_from("!I", received)[0]
+        if end > _MAX_FRAME:
+            raise ValueError(f"a message of {end} bytes")
         if len(received) < end:
             break
         messages.append(json.loads(received[4:end]))

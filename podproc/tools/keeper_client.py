@@ -456,7 +456,12 @@ class _Link:
             self.hang_up("it died")
             return
         self._received += data
-        for message in take_frames(self._received):
+        try:
+            messages = take_frames(self._received)
+        except ValueError as error:
+            self.hang_up(str(error))
+            return
+        for message in messages:
             self._on_message(message)
 
     def _on_message(self, message: dict[str, Any]) -> None:

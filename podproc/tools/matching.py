@@ -5,9 +5,8 @@ there is no ripgrep. Both see the same files (hidden and ignored ones left out, 
 default, but with `.gitignore` files as the only source of ignore rules; binary and very big files
 skipped) and yield the same lines, so that everything after them is written once.
 
-Not guaranteed: the two dialects of regular expressions differ in rare constructs; and `re` can
-neither be interrupted within one line nor does it release the interpreter, so a pattern that
-backtracks without end stalls the process where ripgrep would not.
+Not guaranteed: the two dialects of regular expressions differ in rare constructs; and a pattern
+that backtracks without end is ended, with an error, where ripgrep would find something.
 """
 
 from __future__ import annotations
@@ -17,12 +16,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from podproc.escaping import name_of
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import BIGGEST_FILE, ScopeView
-from podproc.tools.walk import Choice, glob_regex, walk
+from podproc.tools.globs import written_sets
+from podproc.tools.patterns import PatternProcess, Stopped
+from podproc.tools.walk import Choice, glob_of, walk
 
 FILE_TYPES: dict[str, tuple[str, ...]] = {
     "c": ("*.[chH]", "*.[chH].in", "*.cats"),
@@ -91,7 +94,7 @@ def ripgrep_command(ripgrep: str, query: Query) -> list[str]:
     options += ["--no-require-git", "--no-ignore-global", "--no-ignore-exclude", "--no-ignore-dot"]
     options.append(f"--max-filesize={BIGGEST_FILE}")
     if query.glob is not None:
-        options.append(f"--glob={query.glob}")
+        options += [f"--glob={glob}" for glob in written_sets(query.glob)]
     options.append("--glob=!.git")
     if query.file_type is not None:
         options.append(f"--type={query.file_type}")
@@ -138,23 +141,22 @@ def search_files(
 ) -> Iterator[FileMatches]:
     """Search without ripgrep; raises ToolFailure for a bad pattern, glob or type."""
     flags = re.MULTILINE | re.DOTALL if query.multiline else re.NOFLAG
-    try:
-        regex = re.compile(query.pattern, flags | (re.IGNORECASE if query.ignore_case else 0))
-    except re.error as error:
-        raise ToolFailure("invalid_argument", f"regex parse error: {error}") from error
-    for relative in _files(view, query, is_stopped):
-        path = os.path.join(query.base, relative)
-        text = _content(view, path)
-        if text is None:
-            continue
-        if is_stopped():
-            return
-        lines = text.split("\n")
-        if lines[-1] == "":
-            del lines[-1]
-        hits = _hits(regex, lines, query.multiline)
-        if hits:
-            yield FileMatches(path, tuple(_with_context(lines, hits, query.context)))
+    flags |= re.IGNORECASE if query.ignore_case else re.NOFLAG
+    with (
+        suppress(Stopped),
+        PatternProcess(
+            query.pattern, int(flags), multiline=query.multiline, is_stopped=is_stopped
+        ) as pattern,
+    ):
+        for relative in _files(view, query, is_stopped):
+            path = os.path.join(query.base, relative)
+            text = _content(view, path)
+            if not text:
+                continue
+            text = text.removesuffix("\n")
+            if hits := pattern.hits(text, name_of(relative)):
+                lines = text.split("\n")
+                yield FileMatches(path, tuple(_with_context(lines, hits, query.context)))
 
 
 def _files(view: ScopeView, query: Query, is_stopped: Callable[[], bool]) -> Iterable[str]:
@@ -177,12 +179,12 @@ def _choice(glob: str | None) -> Choice:
     """Return ripgrep's view of a glob: it overrides ignore files, types and dots."""
     if glob is None:
         return lambda relative, is_folder: None
-    regex = glob_regex(glob.removeprefix("!"))
+    wanted = glob_of(glob.removeprefix("!"))
     if glob.startswith("!"):
-        return lambda relative, is_folder: False if regex.fullmatch(relative) else None
+        return lambda relative, is_folder: False if wanted.matches(relative) else None
 
     def choose(relative: str, is_folder: bool) -> bool | None:
-        return True if regex.fullmatch(relative) else (None if is_folder else False)
+        return True if wanted.matches(relative) else (None if is_folder else False)
 
     return choose
 
@@ -190,8 +192,8 @@ def _choice(glob: str | None) -> Choice:
 def _type_filter(file_type: str | None) -> Callable[[str], bool] | None:
     if file_type is None:
         return None
-    globs = [glob_regex(pattern) for pattern in _type_globs(file_type)]
-    return lambda relative: any(glob.fullmatch(relative) for glob in globs)
+    globs = [glob_of(pattern) for pattern in _type_globs(file_type)]
+    return lambda relative: any(glob.matches(relative) for glob in globs)
 
 
 def _type_globs(file_type: str) -> tuple[str, ...]:
@@ -214,20 +216,6 @@ def _content(view: ScopeView, path: str) -> str | None:
     if b"\0" in state.data:
         return None
     return state.data.decode("utf-8", "replace").replace("\r\n", "\n")
-
-
-def _hits(regex: re.Pattern[str], lines: list[str], multiline: bool) -> set[int]:
-    if not multiline:
-        return {index for index, line in enumerate(lines) if regex.search(line)}
-    text = "\n".join(lines)
-    hits: set[int] = set()
-    at = line = 0
-    for match in regex.finditer(text):
-        line += text.count("\n", at, match.start())
-        at = match.start()
-        last = line + match.group().removesuffix("\n").count("\n")
-        hits.update(range(line, last + 1))
-    return hits
 
 
 def _with_context(lines: list[str], hits: set[int], context: int) -> Iterator[Line]:

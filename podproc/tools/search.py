@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from podproc.escaping import name_of
 from podproc.tools.base import (
     Call,
     ToolArgs,
@@ -32,7 +33,7 @@ from podproc.tools.matching import (
     ripgrep_command,
     search_files,
 )
-from podproc.tools.walk import glob_regex, walk
+from podproc.tools.walk import glob_of, walk
 from protocol.scope import Permission
 
 MOST_FILES = 1000
@@ -54,7 +55,7 @@ class Glob:
     name: ClassVar[str] = "Glob"
     description: ClassVar[str] = (
         "Find files by a glob pattern, newest first, 1000 at most. A pattern without a slash "
-        "matches names at any depth."
+        "matches names at any depth. A name in double quotes is written with escapes such as \\n."
     )
     Args: ClassVar[type[GlobArgs]] = GlobArgs
 
@@ -67,7 +68,7 @@ class Glob:
 
     def _find(self, args: GlobArgs, stop: threading.Event) -> ToolResult:
         base = _directory(self._view, args.path)
-        regex = glob_regex(args.pattern.removeprefix(f"{base.rstrip('/')}/"))
+        glob = glob_of(args.pattern.removeprefix(f"{base.rstrip('/')}/"))
         everything = walk(
             self._view,
             base,
@@ -76,7 +77,7 @@ class Glob:
             links=True,
             is_stopped=stop.is_set,
         )
-        found = [file for file in everything if regex.fullmatch(file.relative)]
+        found = [file for file in everything if glob.matches(file.relative)]
         found.sort(key=lambda file: (-file.changed_at, file.relative))
         shown = [_shown(self._view, os.path.join(base, f.relative)) for f in found[:MOST_FILES]]
         few = f"the newest {len(shown)} of " if len(found) > len(shown) else ""
@@ -111,7 +112,8 @@ class Grep:
     name: ClassVar[str] = "Grep"
     description: ClassVar[str] = (
         "Search file contents by a regular expression. Hidden, ignored and binary files are "
-        "skipped. output_mode: files_with_matches (default), content with line numbers, or count."
+        "skipped. output_mode: files_with_matches (default), content with line numbers, or count. "
+        "A name in double quotes is written with escapes such as \\n."
     )
     Args: ClassVar[type[GrepArgs]] = GrepArgs
 
@@ -140,7 +142,9 @@ class Grep:
         real = self._view.resolve(args.path, Permission.READ)
         is_folder = os.path.isdir(real)
         if not is_folder and not os.path.exists(real):
-            raise ToolFailure("execution_failed", f"{real} does not exist")
+            raise ToolFailure("execution_failed", f"{name_of(real)} does not exist")
+        if not is_folder and not os.path.isfile(real):
+            raise ToolFailure("invalid_argument", f"{name_of(real)} is not a regular file")
         return Query(
             pattern=args.pattern,
             base=real if is_folder else os.path.dirname(real),
@@ -197,13 +201,13 @@ class Grep:
 def _directory(view: ScopeView, path: str) -> str:
     real = view.resolve(path, Permission.READ)
     if not os.path.isdir(real):
-        raise ToolFailure("invalid_argument", f"{real} is not a directory")
+        raise ToolFailure("invalid_argument", f"{name_of(real)} is not a directory")
     return real
 
 
 def _shown(view: ScopeView, path: str) -> str:
-    """Return the path as the model should name it: relative where it lies below its cwd."""
-    return path.removeprefix(f"{view.cwd.rstrip('/')}/")
+    """Return the path on one line as the model may name it: relative where it is below its cwd."""
+    return name_of(path.removeprefix(f"{view.cwd.rstrip('/')}/"))
 
 
 def _cut(line: str) -> str:

@@ -20,8 +20,8 @@ from pydantic import Field, field_validator
 from podproc.tools.base import Call, ToolArgs, ToolFailure, ToolResult, off_loop
 from podproc.tools.keeper_client import Command, Exit, Job, Keeper, KeeperError
 from podproc.tools.output import Capture, OutputStore
+from protocol.environment import OF_USERS
 
-_USUAL = {"PATH", "HOME", "LANG", "LANGUAGE", "USER", "LOGNAME", "SHELL", "TZ", "TMPDIR"}
 _OURS = {"PODSUP_POD", "PODSUP_FLEET", "PODSUP_INCARNATION", "PODSUP_COOKIE"}
 _FIXED = {"TERM": "dumb", "NO_COLOR": "1", "PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,11 +41,7 @@ _QUOTED = re.compile(r"(?:Permission denied|Read-only file system): '(?P<path>[^
 
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a command may see of an environment: an allow-list, so never a key."""
-    allowed = {
-        name: value
-        for name, value in environment.items()
-        if name in _USUAL | _OURS or name.startswith("LC_")
-    }
+    allowed = {name: value for name, value in environment.items() if name in OF_USERS | _OURS}
     return {"PATH": _DEFAULT_PATH, **allowed, **_FIXED}
 
 

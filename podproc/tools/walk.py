@@ -1,8 +1,4 @@
-"""Finding files: a walk that stays within the readable scope, globs, and `.gitignore`.
-
-Globs mean what they mean to ripgrep: a pattern without a slash matches a name at any depth, one
-with a slash is anchored at the directory searched; `*` and `?` stop at slashes, `**` does not,
-`{a,b}` chooses.
+"""Finding files: a walk that stays within the readable scope and knows `.gitignore`.
 
 The walk lists only what may be read, enters no directory through a link, and never shows `.git`.
 """
@@ -10,20 +6,22 @@ The walk lists only what may be read, enters no directory through a link, and ne
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pathspec import GitIgnoreSpec
-
+from podproc.escaping import plain
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import ScopeView
+from podproc.tools.globs import BadGlob, Glob, IgnoreRules
 from protocol.scope import Permission
 
 Choice: TypeAlias = Callable[[str, bool], bool | None]
 """Asked with a relative path and whether it is a directory: in, out, or for others to say."""
+
+_MOST_IGNORED = 256 * 1024
+"""Bytes of a `.gitignore` that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +37,10 @@ class _Ignore:
     """The rules of one `.gitignore`; `base` is its directory, ending in a slash."""
 
     base: str
-    rules: GitIgnoreSpec
+    rules: IgnoreRules
 
-    def says(self, path: str) -> bool | None:
-        return self.rules.check_file(path.removeprefix(self.base)).include
+    def says(self, path: str, is_folder: bool) -> bool | None:
+        return self.rules.says(path.removeprefix(self.base), is_folder=is_folder)
 
 
 def walk(
@@ -89,6 +87,8 @@ def walk(
         if gitignore and any(entry.name == ".gitignore" for entry in entries):
             ignores = (*ignores, *_ignore_of(view, prefix))
         for entry in entries:
+            if is_stopped():
+                return
             path = prefix + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
             if entry.name == ".git" or view.permission(path) is None:
@@ -101,50 +101,14 @@ def walk(
                 yield Found(path[len(start) :], changed_at)
 
 
-def glob_regex(pattern: str) -> re.Pattern[str]:
-    """Return a pattern for `fullmatch` on relative paths; raises ToolFailure for a bad glob."""
-    anchored = "/" in pattern.rstrip("/")
-    below = "(?:/.*)?" if pattern.endswith("/") else ""
-    body = _glob_body(pattern.strip("/"))
+def glob_of(pattern: str) -> Glob:
+    """Return the glob that a model asked for; raises ToolFailure where it is none."""
     try:
-        return re.compile(("" if anchored else "(?:.*/)?") + body + below, re.DOTALL)
-    except re.error as error:
-        raise ToolFailure("invalid_argument", f"not a glob: {pattern!r}: {error}") from error
-
-
-_GLOB_TOKEN = re.compile(r"/\*\*$|(?:^|(?<=/))\*\*/|\*+|\?|\[[!^]?\]?[^\]]*\]|\\.|.", re.DOTALL)
-
-
-def _glob_body(pattern: str) -> str:
-    out: list[str] = []
-    depth = 0
-    for match in _GLOB_TOKEN.finditer(pattern):
-        token = match.group()
-        if token == "/**":
-            out.append("/.+")
-        elif token == "**/":
-            out.append("(?:.*/)?")
-        elif token == "**" and match.span() == (0, len(pattern)):
-            out.append(".*")
-        elif token.startswith("*"):
-            out.append("[^/]*")
-        elif token == "?":
-            out.append("[^/]")
-        elif len(token) > 1 and token[0] == "[":
-            negated = token[1] in "!^"
-            inside = token[1 + negated : -1].replace("\\", r"\\").replace("[", r"\[")
-            out.append(f"(?!/)[{'^' if negated else ''}{inside}]")
-        elif token == "{":
-            depth += 1
-            out.append("(?:")
-        elif token == "}" and depth:
-            depth -= 1
-            out.append(")")
-        elif token == "," and depth:
-            out.append("|")
-        else:
-            out.append(re.escape(token[-1]))
-    return "".join(out) + ")" * depth
+        return Glob(pattern)
+    except BadGlob as error:
+        raise ToolFailure(
+            "invalid_argument", f"not a glob: {plain(pattern)}: {plain(str(error))}"
+        ) from error
 
 
 def _prefix_of(folder: str) -> str:
@@ -154,11 +118,10 @@ def _prefix_of(folder: str) -> str:
 
 def _ignore_of(view: ScopeView, prefix: str) -> tuple[_Ignore, ...]:
     try:
-        _, state = view.read(f"{prefix}.gitignore")
+        _, head = view.head(f"{prefix}.gitignore", _MOST_IGNORED)
     except ToolFailure:
         return ()
-    lines = state.data.decode("utf-8", "replace").splitlines()
-    return (_Ignore(prefix, GitIgnoreSpec.from_lines(lines)),)
+    return (_Ignore(prefix, IgnoreRules.of(head.data.decode("utf-8", "surrogateescape"))),)
 
 
 def _ignores_above(view: ScopeView, base: str) -> tuple[_Ignore, ...]:
@@ -169,9 +132,8 @@ def _ignores_above(view: ScopeView, base: str) -> tuple[_Ignore, ...]:
 
 
 def _is_ignored(path: str, is_folder: bool, ignores: tuple[_Ignore, ...]) -> bool | None:
-    asked = f"{path}/" if is_folder else path
     for ignore in reversed(ignores):  # the nearest file that says anything decides
-        verdict = ignore.says(asked)
+        verdict = ignore.says(path, is_folder)
         if verdict is not None:
             return verdict
     return None

@@ -18,7 +18,7 @@ import click
 
 from protocol.errors import Internal, Interrupted, InvalidRequest, PodsupError
 from supervisor.cli import exit_codes
-from supervisor.cli.output import OUTPUTS, Output
+from supervisor.cli.output import OUTPUTS, Output, report_crash
 from supervisor.version import VERSION
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -179,6 +179,7 @@ def cli(ctx: click.Context) -> None:
 def run(args: list[str] | None = None) -> None:
     """Run a command line and end the process with its exit code."""
     app = App()
+    sys.excepthook = report_crash
     sys.exit(_run(app, sys.argv[1:] if args is None else args))
 
 
@@ -228,6 +229,7 @@ def _mistakes(error: Any) -> PodsupError:
             "key": m.key,
             "message": m.message,
             "suggestion": m.suggestion,
+            "text": str(m),
         }
         for m in error.mistakes
     ]

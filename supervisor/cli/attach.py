@@ -26,6 +26,7 @@ from protocol.status import ENDED
 from protocol.watch import Deliver, Synced
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import with_client
+from supervisor.cli.output import put_drawn
 from supervisor.cli.rows import row_of
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ async def _print_lines(client: AsyncClient, pod: str, everything: bool, once: bo
     transcript = Transcript(pod, everything=everything)
     async with aclosing(told_of(client, pod)) as feed:
         async for told in feed:
-            for line in await draw(client, transcript, told):
-                print(line.text)
-            sys.stdout.flush()
+            put_drawn(await draw(client, transcript, told))
             if once and _is_snapshot(told):
                 return
             _raise_if_ended(pod, told)

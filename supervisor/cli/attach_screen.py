@@ -41,7 +41,12 @@ from prompt_toolkit.layout import (
     VerticalAlign,
     Window,
 )
-from prompt_toolkit.layout.processors import BeforeInput
+from prompt_toolkit.layout.processors import (
+    BeforeInput,
+    Processor,
+    Transformation,
+    TransformationInput,
+)
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -58,6 +63,7 @@ from supervisor.cli.rewinding import lines_of_targets, rewind_to
 from supervisor.cli.typed import Command, Order, Pastes, commands_from, order_of, workflow_of
 from supervisor.drawing import Line, Style, failure, lines_of, one_line, thoughts
 from supervisor.drawing import note as noted
+from supervisor.printable import on_one_line
 from supervisor.reach import new_id
 from supervisor.references import Kind, Unfinished, unfinished_at
 from supervisor.transcript import Transcript
@@ -105,6 +111,17 @@ _STYLES = {
 async def show(client: AsyncClient, pod: str, everything: bool) -> None:
     """Show the pod until the operator detaches; raises what ends it, such as Unreachable."""
     await _Screen(client, Transcript(pod, everything=everything)).run()
+
+
+class _Shown(Processor):
+    """Shows what the line holds, sign for sign, without what would turn or hide the rest of it."""
+
+    def apply_transformation(self, given: TransformationInput) -> Transformation:
+        shown = [
+            (style, "".join(c if on_one_line(c) == c else "�" for c in text), *rest)
+            for style, text, *rest in given.fragments
+        ]
+        return Transformation(shown)  # type: ignore[arg-type]
 
 
 class _Screen:
@@ -172,7 +189,7 @@ class _Screen:
             height=lambda: Dimension(max=max(1, output.get_size().rows - 4)),
         )
         line = Window(
-            BufferControl(self._input, input_processors=[BeforeInput(f"{self._pod}> ")]),
+            BufferControl(self._input, input_processors=[_Shown(), BeforeInput(f"{self._pod}> ")]),
             wrap_lines=True,
             dont_extend_height=True,
         )
@@ -209,7 +226,7 @@ class _Screen:
     def _status_text(self) -> str:
         running = self._transcript.status is PodStatus.RUNNING
         keys = "Ctrl-C pauses" if running else "Ctrl-C detaches"
-        return f" {self._transcript.status_line()} · {keys} · /help "
+        return on_one_line(f" {self._transcript.status_line()} · {keys} · /help ")
 
     def _print(self, lines: Sequence[Line]) -> None:
         if not lines or not self._app.is_running or self._app.is_done:

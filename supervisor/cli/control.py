@@ -28,7 +28,7 @@ wait_option = click.option("--wait", is_flag=True, help="Return when it has take
 
 
 def _accepted(app: App, verb: str, pod: str) -> None:
-    app.out.text({"pod": pod, "accepted": verb}, f"{pod}: {verb} accepted")
+    app.out.lines({"pod": pod, "accepted": verb}, [f"{pod}: {verb} accepted"])
 
 
 @command("pause", example="podsup pause alice")
@@ -76,14 +76,14 @@ def compact(app: App, pod: str, wait: bool, timeout: float | None) -> None:
         )
     except KeyboardInterrupt:
         interrupted(app, f"the compaction of {pod} goes on", f"podsup cancel {pod}")
-    app.out.text(
+    app.out.lines(
         {
             "pod": pod,
             "segment_id": done.segment_id,
             "context_tokens_before": done.tokens_before,
             "context_tokens_after": done.tokens_after,
         },
-        f"{pod}: compacted, {done.tokens_before} tokens of context are {done.tokens_after} now",
+        [f"{pod}: compacted, {done.tokens_before} tokens of context are {done.tokens_after} now"],
     )
 
 

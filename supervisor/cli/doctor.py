@@ -86,8 +86,7 @@ def doctor(app: App, sandbox: bool) -> None:
     if app.output in ("json", "jsonl"):
         app.out.document({"findings": [asdict(finding) for finding in findings]})
     else:
-        for finding in findings:
-            print("\n".join(_lines(finding)))
+        app.out.put_lines(line for finding in findings for line in _lines(finding))
     if any(finding.state is d.State.PROBLEM for finding in findings):
         raise Failed(exit_codes.FAILED)
 

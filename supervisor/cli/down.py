@@ -36,11 +36,11 @@ def down(app: App, grace: float | None) -> None:
     try:
         fleet = choose_fleet(paths, app.fleet, Path.cwd()) if app.fleet else _fleet_here(paths)
     except Unreachable:
-        app.out.text({"fleet": None, "was_running": False}, "no fleet is running")
+        app.out.lines({"fleet": None, "was_running": False}, ["no fleet is running"])
         return
     was_running = asyncio.run(_ask(app, paths, fleet, grace)) or _settle(paths, fleet, grace)
     said = f"fleet {fleet} is down" if was_running else f"fleet {fleet} was not running"
-    app.out.text({"fleet": fleet, "was_running": was_running}, said)
+    app.out.lines({"fleet": fleet, "was_running": was_running}, [said])
 
 
 def _fleet_here(paths: Paths) -> str:

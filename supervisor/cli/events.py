@@ -32,7 +32,7 @@ def events(app: App, follow: bool, since: str | None, pod: str | None) -> None:
         elif app.out.form in ("json", "jsonl"):
             app.out.line(row)
         else:
-            click.echo(_line(row))
+            app.out.put_lines([_line(row)])
 
     async def listen(client: AsyncClient) -> None:
         queue: asyncio.Queue[tuple[str, Told]] = asyncio.Queue()

@@ -16,7 +16,7 @@ def peer(app: App, pod: str, other: str) -> None:
     """Make two pods see each other and exchange messages. Neither owns the other."""
     control = c.RegisterPeers(source=pod, peer=other)
     made = with_client(app, lambda client: client.control(control))
-    app.out.text(made.to_wire(), f"{pod} and {other} are peers")
+    app.out.lines(made.to_wire(), [f"{pod} and {other} are peers"])
 
 
 @command("reclaim", example="podsup reclaim")
@@ -30,4 +30,4 @@ def reclaim(app: App, pod: str | None) -> None:
     settled: c.Reclaimed = with_client(app, lambda client: client.control(c.Reclaim(pod=pod)))
     lines = [f"reclaimed: {', '.join(settled.reclaimed) or 'nothing'}"]
     lines += [f"  left {name}: {why}" for name, why in settled.left.items()]
-    app.out.text(settled.to_wire(), "\n".join(lines))
+    app.out.lines(settled.to_wire(), lines)

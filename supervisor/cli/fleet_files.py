@@ -26,7 +26,7 @@ def init(app: App, folder: Path) -> None:
         raise Conflict(
             f"{file} exists already, and is kept", next_step=f"podsup check {file}"
         ) from None
-    app.out.text({"file": str(file)}, f"wrote {file}; next: podsup start {file} -d")
+    app.out.lines({"file": str(file)}, [f"wrote {file}; next: podsup start {file} -d"])
 
 
 @command("check", example="podsup check podsup.toml")
@@ -51,4 +51,5 @@ def check(app: App, file: Path) -> None:
         "pods": pods,
         "warnings": warnings,
     }
-    app.out.text(data, f"{file}: fleet {fleet.name}, {len(pods)} pods: {', '.join(pods) or 'none'}")
+    said = f"{file}: fleet {fleet.name}, {len(pods)} pods: {', '.join(pods) or 'none'}"
+    app.out.lines(data, [said])

@@ -15,7 +15,8 @@ def _patience(grace: float | None) -> float:
 
 
 def _said(app: App, verb: str, pods: tuple[str, ...]) -> None:
-    app.out.text({"pods": list(pods), "done": verb}, f"{verb}: {', '.join(pods) or 'every pod'}")
+    said = f"{verb}: {', '.join(pods) or 'every pod'}"
+    app.out.lines({"pods": list(pods), "done": verb}, [said])
 
 
 @command("stop", example="podsup stop alice --grace 2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import codecs
 import time
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import click
 
 from protocol.errors import UnknownPod
 from supervisor.cli.app import App, command
+from supervisor.cli.output import put_result
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
 
@@ -35,8 +36,7 @@ def logs(app: App, pod: str, follow: bool, previous: bool, lines: int) -> None:
     if app.out.is_json:
         app.out.document({"pod": pod, "path": str(files[-1]), "text": text})
         return
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    put_result(text)
     if follow:
         _follow(data, pod, files[-1])
 
@@ -45,10 +45,10 @@ def _follow(data: Path, pod: str, path: Path) -> None:
     """Print what is added; go on with the next file after a rotation or a restart."""
     file = path.open("rb")
     file.seek(0, 2)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         if chunk := file.read(1 << 16):
-            sys.stdout.write(chunk.decode("utf-8", "replace"))
-            sys.stdout.flush()
+            put_result(decoder.decode(chunk))
             continue
         newest = log_files(data, pod)[-1]
         moved = not newest.exists() or newest.stat().st_ino != _inode(file.fileno())

@@ -8,7 +8,7 @@ import click
 
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import ask, with_client
-from supervisor.cli.output import ago, colour
+from supervisor.cli.output import StatusWord, ago
 
 
 @command("ps", example="podsup ps -o json")
@@ -54,20 +54,22 @@ def _line(pod: dict[str, Any]) -> tuple[str, ...]:
 def tree(app: App) -> None:
     """Show who spawned whom, and what each may write."""
     data = ask(app, "list")
-    lines = [f"{data['fleet']} (supervisor pid {data['supervisor']['pid']})"]
-    lines += _branches(data["pods"], None, "")
-    app.out.text(data, "\n".join(lines))
+    head = f"{data['fleet']} (supervisor pid {data['supervisor']['pid']})"
+    app.out.lines(data, [(head,), *_branches(data["pods"], None, "")])
 
 
-def _branches(pods: list[dict[str, Any]], parent: str | None, indent: str) -> list[str]:
+def _branches(pods: list[dict[str, Any]], parent: str | None, indent: str) -> list[tuple[str, ...]]:
     below = [pod for pod in pods if pod["parent"] == parent]
-    lines: list[str] = []
+    lines: list[tuple[str, ...]] = []
     for number, pod in enumerate(below, 1):
         last = number == len(below)
         writes = ", ".join(pod["scope"]["write"]) or "nothing"
         lines.append(
-            f"{indent}{'└─ ' if last else '├─ '}{pod['name']}  {colour(pod['status'])}"
-            f"  writes {writes}"
+            (
+                f"{indent}{'└─ ' if last else '├─ '}{pod['name']}  ",
+                StatusWord(pod["status"]),
+                f"  writes {writes}",
+            )
         )
         lines += _branches(pods, pod["name"], indent + ("   " if last else "│  "))
     return lines
@@ -96,7 +98,7 @@ def status(app: App, pod: str) -> None:
     data["alerts"] = seen.get("alerts") or []
     if data["greeting"]:
         data["sandbox"] = data["greeting"]["sandbox"]
-    app.out.text(data, "\n".join(_status_lines(data)))
+    app.out.lines(data, _status_lines(data))
 
 
 def _status_lines(data: dict[str, Any]) -> list[str]:
@@ -153,7 +155,7 @@ def why(app: App, pod: str) -> None:
     if story["stderr_tail"]:
         lines.append("  the last lines it printed:")
         lines += [f"    {text}" for text in story["stderr_tail"].splitlines()[-20:]]
-    app.out.text(story, "\n".join(lines))
+    app.out.lines(story, lines)
 
 
 @command("locks", example="podsup locks")

@@ -42,7 +42,7 @@ def models(app: App, name: str | None) -> None:
     ]
     if name is not None and not known:
         rows = [f"{name}: not in the catalog; it is shown as unknown, with the default window"]
-    app.out.text(data, "\n".join([*keys, *([""] if keys else []), *rows]))
+    app.out.lines(data, [*keys, *([""] if keys else []), *rows])
 
 
 def _key(row: dict[str, Any]) -> str:

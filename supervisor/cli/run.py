@@ -15,7 +15,7 @@ from protocol.watch import Deliver
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
 from supervisor.cli.asking import helped, interrupted, with_client
-from supervisor.cli.output import note
+from supervisor.cli.output import is_terminal, note, put_result
 from supervisor.cli.rows import row_of
 from supervisor.references import parse_text
 
@@ -76,7 +76,7 @@ def run(
         ways = f"podsup attach {pod}, or podsup cancel {pod}"
         interrupted(app, f"the run of {pod} goes on{how}", ways)
     if done is None:
-        app.out.text({"pod": pod, "accepted": True}, f"{pod}: run accepted")
+        app.out.lines({"pod": pod, "accepted": True}, [f"{pod}: run accepted"])
         return
     face.end_line()
     data = {"pod": pod, "result": done.result, "text": done.text, "usage": done.usage.to_wire()}
@@ -104,7 +104,7 @@ def notify(app: App, pod: str, text: str, no_auto_run: bool) -> None:
         app,
         lambda client: client.send(pod, m.Notify(message=message, auto_run=not no_auto_run)),
     )
-    app.out.text({"pod": pod, "accepted": True}, f"{pod}: notification stored")
+    app.out.lines({"pod": pod, "accepted": True}, [f"{pod}: notification stored"])
 
 
 def parse_input(text: str) -> tuple[Segment, ...]:
@@ -136,8 +136,7 @@ class Face:
     def on_text(self, piece: str) -> None:
         """Take more of the answer."""
         if self.prints_text and piece:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            put_result(piece)
             self._is_mid_line = not piece.endswith("\n")
 
     def on_told(self, told: Told) -> None:
@@ -150,7 +149,7 @@ class Face:
         if self._telling is None:
             return
         lines = self._telling.take(told)
-        if lines and sys.stdout.isatty():
+        if lines and is_terminal():
             self.end_line()
         for line in lines:
             note(line.text)
@@ -159,8 +158,7 @@ class Face:
         """End the line that the answer is on."""
         if self._is_mid_line:
             self._is_mid_line = False
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+            put_result("\n")
 
     def say_summary(self, result: str) -> None:
         """Say how the run ended and what it used."""

@@ -33,7 +33,7 @@ def check_sandbox(app: App) -> None:
     found: dict[str, Any] = orjson.loads(done.stdout)
     line = found.pop("line")
     lines = [line for level in found["levels"] for line in _table(level)]
-    app.out.text(found, "\n".join([*lines, line]))
+    app.out.lines(found, [*lines, line])
     if done.returncode:
         raise Failed(exit_codes.FAILED)
 

@@ -6,12 +6,12 @@ is the session's line: the segments that lead to the active one, as one story.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import secrets
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,19 +22,16 @@ import click
 from protocol.errors import Internal, InvalidRequest
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command, form_option
-from supervisor.cli.output import note
+from supervisor.cli.output import is_terminal, note, put_drawn, put_stored
 from supervisor.paths import Paths
 
 if TYPE_CHECKING:
     from protocol.session.lineage import Part, Row
-    from supervisor.drawing import Line
     from supervisor.session_fsck import Examined, Repaired
     from supervisor.sessions import PodSession
 
 MOST_ROWS = 200
 """Entries that `show` prints without --all."""
-
-_CODES = {"user": "1", "dim": "90", "tool": "36", "warn": "33", "error": "31", "note": "90"}
 
 
 @click.group(
@@ -79,17 +76,16 @@ def show(app: App, pod: str, segment: str | None, everything: bool) -> None:
             for row in shown[first:]:
                 app.out.line(plain_row(row))
         case "name":
-            for part in line:
-                print(part.segment_id)
+            app.out.put_lines(part.segment_id for part in line)
         case _:
             segments = [part.segment_id for part in line]
-            print("\n".join(header_lines(pod, found.session_id, segments, about)), end="\n\n")
+            app.out.put_lines([*header_lines(pod, found.session_id, segments, about), ""])
             drawing = Drawing()
             drawn = [drawing.draw(row) for row in shown]  # the first ones name calls for the last
             if first:
-                _print([noted(f"{first} earlier entries: podsup session show {pod} --all")])
+                put_drawn([noted(f"{first} earlier entries: podsup session show {pod} --all")])
             for lines in drawn[first:]:
-                _print(lines)
+                put_drawn(lines)
 
 
 def _document(found: PodSession, line: Sequence[Part], about: Any, **more: Any) -> dict[str, Any]:
@@ -174,12 +170,8 @@ def _raw_troubles(line: Sequence[Part], data: Iterable[bytes]) -> str:
 
 
 def _to_stdout(data: Iterable[bytes]) -> None:
-    from supervisor.durable import write_all
-
-    sys.stdout.flush()
     try:
-        for chunk in data:
-            write_all(sys.stdout.fileno(), chunk)
+        put_stored(data)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -278,9 +270,7 @@ def fsck(app: App, pod: str, mend: bool) -> None:
             for row in rows:
                 app.out.line(row)
         case "name":
-            for row in rows:
-                if row["condition"] != "ok":
-                    print(row["segment_id"])
+            app.out.put_lines(row["segment_id"] for row in rows if row["condition"] != "ok")
         case _:
             _print_checked(app, found, rows, troubles, repaired)
             if not is_clean:
@@ -340,9 +330,8 @@ def _print_checked(
     troubles: Sequence[str],
     repaired: Sequence[Repaired],
 ) -> None:
-    for one in repaired:
-        print(f"repaired {one.segment_id}: {_done(one)}")
-    print(f"{found.pod}: session {found.session_id}")
+    app.out.put_lines(f"repaired {one.segment_id}: {_done(one)}" for one in repaired)
+    app.out.put_lines([f"{found.pod}: session {found.session_id}"])
     app.out.table(
         ("SEGMENT", "ENTRIES", "BYTES", "CONDITION"),
         [
@@ -355,11 +344,8 @@ def _print_checked(
             for row in rows
         ],
     )
-    for row in rows:
-        for text in _words(row):
-            print(f"  {row['segment_id']}: {text}")
-    for trouble in troubles:
-        print(f"  missing: {trouble}")
+    app.out.put_lines(f"  {row['segment_id']}: {text}" for row in rows for text in _words(row))
+    app.out.put_lines(f"  missing: {trouble}" for trouble in troubles)
 
 
 def _words(row: dict[str, Any]) -> Iterator[str]:
@@ -452,20 +438,17 @@ def replay(app: App, pod: str, speed: float, until: int | None) -> None:
         if app.output == "jsonl":
             app.out.line(plain_row(row))
         else:
-            _print(drawing.draw(row))
+            put_drawn(drawing.draw(row))
 
-    pace = speed if sys.stdout.isatty() else 0.0
-    try:
+    pace = speed if is_terminal() else 0.0
+    with contextlib.suppress(KeyboardInterrupt):
         play(timeline(told, speed=pace, until=until), put, time.sleep)
-    except KeyboardInterrupt:
-        sys.stdout.flush()
 
 
 def play(beats: Iterable[Any], put: Callable[[Row], None], sleep: Callable[[float], None]) -> None:
     """Put each row after its pause."""
     for beat in beats:
         if beat.wait_s > 0:
-            sys.stdout.flush()
             sleep(beat.wait_s)
         put(beat.row)
 
@@ -492,13 +475,6 @@ def _line(found: PodSession, segment: str | None) -> list[Part]:
             segments=list(found.segments),
         )
     return [part_of(found.store, found.session_id, segment)]
-
-
-def _print(lines: Sequence[Line]) -> None:
-    is_painted = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for line in lines:
-        code = _CODES.get(line.style) if is_painted else None
-        print(f"\x1b[{code}m{line.text}\x1b[0m" if code else line.text)
 
 
 for _made in (show, export, fsck, replay):

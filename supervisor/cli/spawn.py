@@ -53,11 +53,11 @@ def spawn(
     control = c.Spawn(table=table, parent=parent, stop_jobs=stop_jobs)
     if wait:
         operate(app, control, timeout_s=timeout)
-        app.out.text({"pod": name, "state": "ready"}, f"{name} is ready")
+        app.out.lines({"pod": name, "state": "ready"}, [f"{name} is ready"])
     else:
         started: c.Started = with_client(app, lambda client: client.control(control))
         data = {"pod": name, "state": "starting", "operation": started.operation}
-        app.out.text(data, f"{name} is starting; podsup why {name}")
+        app.out.lines(data, [f"{name} is starting; podsup why {name}"])
 
 
 def _rule(path: str, permission: str) -> dict[str, Any]:

@@ -123,7 +123,8 @@ def _start_code(error: PodsupError, code: int) -> int:
 
 def _say_started(app: App, boot: Boot, pid: int) -> None:
     data = {"fleet": boot.fleet, "supervisor": {"pid": pid}, "pods": [p.name for p in boot.pods]}
-    app.out.text(data, f"fleet {boot.fleet} is up (supervisor pid {pid}); podsup ps shows it")
+    said = f"fleet {boot.fleet} is up (supervisor pid {pid}); podsup ps shows it"
+    app.out.lines(data, [said])
 
 
 async def _foreground(app: App, boot: Boot, pid: int) -> None:

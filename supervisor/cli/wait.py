@@ -42,7 +42,7 @@ def wait(
     """Wait until pods have a status, or until their next run ends. Prints each result."""
     found = with_client(app, lambda client: wait_for(client, pods, any_pod, wanted, timeout))
     lines = [f"{name}: {what}" for name, what in found.items()]
-    app.out.text({"pods": found, "wanted": wanted}, "\n".join(lines))
+    app.out.lines({"pods": found, "wanted": wanted}, lines)
     good = [what == wanted for what in found.values()]
     if not (any(good) if any_pod else all(good)):
         lost = any(what in {status.value for status in ENDED} for what in found.values())

@@ -128,7 +128,7 @@ class Screen:
 
 
 class Terminal:
-    """A program whose three standard files are one terminal."""
+    """A program whose three standard files are one terminal; `raw` is all that it wrote."""
 
     def __init__(
         self,
@@ -142,6 +142,7 @@ class Terminal:
         self.screen = Screen(rows, columns)
         self._master, slave = os.openpty()
         self._decoded = b""
+        self.raw = b""
         self._set_size(rows, columns)
         try:
             self.process = subprocess.Popen(
@@ -218,6 +219,7 @@ class Terminal:
         return self.process.wait()
 
     def _take(self, data: bytes) -> None:
+        self.raw += data
         data = self._decoded + data
         whole = len(data)
         while whole > len(data) - 4 and whole and not _is_text(data[:whole]):

@@ -237,6 +237,8 @@ def test_commands_see_an_allow_list_and_never_a_key(tmp_path: Path) -> None:
             "PATH": os.environ["PATH"],
             "HOME": "/home/x",
             "LC_ALL": "C.UTF-8",
+            "LC_MYPAT": "secret",
+            "LC_": "secret",
             "TERM": "xterm",
             "ANTHROPIC_API_KEY": "secret",
             "OPENAI_API_KEY": "secret",

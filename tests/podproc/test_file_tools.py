@@ -6,11 +6,13 @@ import ctypes
 import os
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from podproc.tools import fsview
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import FileState, ScopeDenied
 from protocol.scope import Scope
@@ -275,3 +277,39 @@ def test_the_tracker_names_what_was_touched_latest_last(ws: Path, bench: Workben
     bench.call("Write", file_path="b", content="b")
     bench.call("Read", file_path="a")
     assert bench.tracker.touched() == [f"{ws}/b", f"{ws}/a"]
+
+
+CHANGES: dict[str, dict[str, str]] = {
+    "Read": {},
+    "Write": {"content": "y"},
+    "Edit": {"old_string": "x", "new_string": "y"},
+}
+
+
+@pytest.mark.parametrize("tool", CHANGES)
+def test_a_file_that_grows_after_it_was_measured_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    path = tmp_path / "grows"
+    path.write_text("x")
+    bench = Workbench(Scope(allow=(rule(tmp_path),)), tmp_path)
+    bench.call("Read", file_path="grows")
+    real = os.fstat
+
+    def measured(fd: int) -> os.stat_result:
+        about = real(fd)
+        if about.st_size == 1:
+            os.truncate(path, 1 << 34)
+        return about
+
+    monkeypatch.setattr(fsview.os, "fstat", measured)
+    arguments = CHANGES[tool]
+    tracemalloc.start()
+    try:
+        result = bench.call(tool, file_path="grows", **arguments)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.is_error
+    assert "are not opened whole" in result.summary + (result.content or "")
+    assert peak < 4 * fsview.BIGGEST_FILE

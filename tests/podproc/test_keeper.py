@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from podproc.tools.keeper import children, children_by_parent
+from podproc.tools.keeper import children, children_by_parent, frame, take_frames
 from podproc.tools.keeper_client import Command, Keeper, KeeperError, KeeperLevel
 from tests.podproc.tooling import marks, run, sleepers
 from tests.support.waiting import eventually, wait_for_exit
@@ -349,6 +349,12 @@ def test_commands_start_with_default_signals_and_stdio_alone() -> None:
         assert output.decode().split() == ["SigBlk:", none, "SigIgn:", none, "0", "1", "2"]
 
     run(main())
+
+
+def test_a_message_larger_than_any_is_refused_by_its_length() -> None:
+    received = bytearray(frame({"kind": "jobs"}) + b"\xff\xff\xff\xff{")
+    with pytest.raises(ValueError, match="bytes"):
+        take_frames(received)
 
 
 def test_both_ways_to_list_children_agree() -> None:

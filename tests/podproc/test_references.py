@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from podproc import references
-from podproc.excerpt import block, excerpt, plain, quoted
+from podproc.escaping import plain, quoted
+from podproc.excerpt import block, excerpt
 from podproc.queries import complete_path
 from podproc.references import MOST_OF_ALL, MOST_OF_ONE, Places, check, complete_slug, resolve
 from podproc.tools.fsview import BIGGEST_FILE
@@ -206,7 +207,7 @@ def test_bytes_that_are_no_text_are_replaced_and_counted_as_they_are(desk: Desk)
         ("", "not a path"),
         ("a\0b", "not a path"),
         ("half\ud800pair", "surrogates"),
-        ("line\nbreak", r"line\nbreak does not exist"),
+        ("line\nbreak", r'line\nbreak" does not exist'),
         ("x" * 300, "File name too long"),
         ("d/" * 300, "too long or too deep"),
         ("y" * 100_000, "too long or too deep"),
@@ -241,7 +242,7 @@ def test_a_name_that_is_not_utf8_is_shown_and_found(desk: Desk) -> None:
     (desk.cwd / "odd").mkdir()
     (desk.cwd / "odd" / os.fsdecode(name)).write_text("content")
     (listing,) = desk.bodies(FileRef(path="odd"))
-    assert listing.splitlines()[1] == r"caf\xe9\n.txt"
+    assert listing.splitlines()[1] == r'"caf\xe9\n.txt"'
     (body,) = desk.bodies(FileRef(path=os.fsdecode(b"odd/" + name)))
     assert body.splitlines()[0] == r'<file_attachment-1 path="odd/caf\xe9\n.txt">'
     assert body.splitlines()[1] == "content"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from podproc.escaping import name_of
+from podproc.tools import patterns
 from podproc.tools.base import ToolFailure
 from podproc.tools.keeper_client import Keeper
 from podproc.tools.search import Grep, GrepArgs, OutputMode
 from podproc.tools.shell import command_environment
-from podproc.tools.walk import glob_regex
+from podproc.tools.walk import glob_of
 from protocol.scope import Scope
 from tests.podproc.tooling import Workbench, quiet_call, rule, run, view_of
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -33,6 +39,7 @@ def tree(tmp_path: Path) -> Path:
         ".gitignore": "/build/\n**/gen/*\n",
         "src/.gitignore": "!gen/kept.py\n",
         "src/-dash.md": "foo\n",
+        "[slug]/page.md": "foo\n",
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,14 +72,14 @@ def tree(tmp_path: Path) -> Path:
 def test_globs_mean_what_they_mean_to_ripgrep(
     pattern: str, matches: list[str], others: list[str]
 ) -> None:
-    regex = glob_regex(pattern)
-    assert [path for path in matches if not regex.fullmatch(path)] == []
-    assert [path for path in others if regex.fullmatch(path)] == []
+    glob = glob_of(pattern)
+    assert [path for path in matches if not glob.matches(path)] == []
+    assert [path for path in others if glob.matches(path)] == []
 
 
 def test_a_bad_glob_is_an_error_the_model_can_read() -> None:
     with pytest.raises(ToolFailure, match="not a glob"):
-        glob_regex("[z-a]")
+        glob_of("[z-a]")
 
 
 def test_glob_lists_the_newest_first_and_follows_no_directory_link(tree: Path) -> None:
@@ -142,6 +149,135 @@ def test_grep_explains_bad_patterns_and_types(tree: Path) -> None:
     assert bench.defects == []
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("multiline", [False, True])
+def test_a_pattern_without_end_is_ended_and_the_interpreter_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multiline: bool
+) -> None:
+    monkeypatch.setattr(patterns, "LONGEST_S", 1.5)
+    (tmp_path / "x.txt").write_text("x" * 60 + "\n")
+    view = view_of(Scope(allow=(rule(tmp_path, "read"),)), tmp_path)
+    args = GrepArgs(pattern="(x+x+)+y", multiline=multiline)
+
+    async def main() -> float:
+        longest, since = 0.0, time.monotonic()
+        search = asyncio.ensure_future(
+            Grep(view, keeper=None, environment={}).run(args, quiet_call())
+        )
+        while not search.done():
+            await asyncio.sleep(0.01)
+            longest, since = max(longest, time.monotonic() - since), time.monotonic()
+        with pytest.raises(ToolFailure, match=r"more than 1\.5 s at x\.txt"):
+            await search
+        return longest
+
+    assert run(main()) < 1.0, "the loop turned meanwhile"
+
+
+@pytest.mark.process
+def test_a_cancelled_search_ends_at_once_whatever_its_pattern(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("x" * 60 + "\n")
+    view = view_of(Scope(allow=(rule(tmp_path, "read"),)), tmp_path)
+
+    async def main() -> None:
+        grep = Grep(view, keeper=None, environment={})
+        search = asyncio.ensure_future(grep.run(GrepArgs(pattern="(x+x+)+y"), quiet_call()))
+        await asyncio.to_thread(eventually, lambda: children() != [], "the search has begun", 10)
+        search.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await search
+        await asyncio.to_thread(eventually, lambda: children() == [], "its process is gone", 5)
+
+    run(main())
+
+
+def children() -> list[str]:
+    """Return the pids of this process's children."""
+    tasks = Path("/proc/self/task").iterdir()
+    return [pid for task in tasks for pid in (task / "children").read_text().split()]
+
+
+@pytest.mark.process
+def test_the_process_of_a_pattern_sees_and_keeps_nothing(tmp_path: Path) -> None:
+    with patterns.PatternProcess("x", 0, multiline=False, is_stopped=lambda: False) as process:
+        assert process.hits("x\ny\nx", "it") == {0, 2}
+        (pid,) = children()
+        assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+        assert {entry.name for entry in Path(f"/proc/{pid}/fd").iterdir()} == {"0", "1", "2"}
+    assert children() == []
+
+
+def test_grep_refuses_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    bench = Workbench(Scope(allow=(rule(tmp_path, "read"),)), tmp_path)
+    assert "is not a regular file" in bench.call("Grep", pattern="x", path="pipe").summary
+
+
+def test_a_hostile_gitignore_and_glob_leave_a_search_quick(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / ("a" * 200 + f"{number}")).write_text("needle\n")
+    (tmp_path / ".gitignore").write_text("\n".join(["*a" * 60 + "b", "**/*a*/" * 60 + "b"]))
+    bench = Workbench(Scope(allow=(rule(tmp_path, "read"),)), tmp_path)
+    since = time.thread_time()
+    assert bench.call("Glob", pattern="*a" * 60 + "b", gitignore=True).content == ""
+    assert bench.call("Grep", pattern="needle", glob="*a" * 60 + "b").content == ""
+    assert "in 20 files" in bench.call("Grep", pattern="needle").summary
+    assert time.thread_time() - since < 5
+
+
+# -- names
+
+
+ODD = [
+    "a\nsrc/forged.py",
+    "esc\x1b]52;c;x\x07.py",
+    "turned\u202eyp.exe",
+    "hidden\u200b.py",
+    'quo"te\n.py',
+    os.fsdecode(b"latin\xe9.py"),
+    '"looks quoted".py',
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_no_name_of_a_file_begins_a_line_of_its_own(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "ws" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("needle\n")
+    bench = Workbench(Scope(allow=(rule(tmp_path / "ws"),)), tmp_path / "ws")
+    shown = name_of(name)
+    assert shown.isprintable()
+    assert "\ud800" not in shown
+    if "\udce9" not in name:
+        assert ast.literal_eval(shown) == name, "what is shown says what the name is"
+    assert bench.call("Glob", pattern="*").content == shown
+    assert bench.call("Grep", pattern="needle").content == shown
+    assert bench.call("Grep", pattern="needle", output_mode="count").content == f"{shown}:1"
+    lines = bench.call("Grep", pattern="needle", output_mode="content").content
+    assert lines == f"{shown}:1:needle"
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_file_tools_take_the_real_name_and_tell_it_on_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("needle\n")
+    bench = Workbench(Scope(allow=(rule(tmp_path),)), tmp_path)
+    told = [
+        bench.call("Read", file_path=name),
+        bench.call("Edit", file_path=name, old_string="needle", new_string="pin"),
+        bench.call("Write", file_path=name, content="x"),
+        bench.call("Read", file_path=f"{name}.absent"),
+        bench.call("Read", file_path=f"/elsewhere/{name}"),
+        bench.call("Grep", pattern="x", path=f"{name}.absent"),
+    ]
+    assert path.read_text() == "x"
+    for result in told:
+        lines = [result.summary, *(result.content or "").splitlines()]
+        assert not [line for line in lines if not line.replace("\t", "").isprintable()]
+        assert not [line for line in lines if line.startswith("src/forged.py")]
+
+
 QUERIES = [
     GrepArgs(pattern="foo"),
     GrepArgs(pattern="foo", output_mode=OutputMode.COUNT),
@@ -160,6 +296,7 @@ QUERIES = [
     GrepArgs(pattern="foo", glob="*", type="py"),
     GrepArgs(pattern="foo", glob="gen/**"),
     GrepArgs(pattern="foo", glob=".hidden"),
+    GrepArgs(pattern="foo", glob="[slug]/*"),
     GrepArgs(pattern="foo", glob="*.{py,md}"),
     GrepArgs(pattern="foo", type="txt"),
     GrepArgs(pattern="foo", path="src/gen"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from protocol import control as c
@@ -26,6 +27,7 @@ from protocol.errors import Conflict, Internal, Timeout, UnknownPod, Unreachable
 from protocol.methods import METHODS, Accepted, Notify, RegisterPeer, ScopeLend
 from protocol.status import PodStatus
 from protocol.wire import (
+    MAX_HEADER_BYTES,
     VERSION,
     BeatHeader,
     ForwardHeader,
@@ -53,6 +55,8 @@ from tests.protocol.samples import SAMPLES
 
 OP, OP2, ALICE, BOB, STRANGER = b"op", b"op2", b"alice", b"bob", b"stranger"
 NOTE = Notify(message="look")
+NESTED = b"\xdd\x00\x0f\x00\x00" + b"\x90" * 0x0F0000
+"""An array of a million arrays: each byte becomes an object."""
 CONTROL_SAMPLES = {s.method: s for s in SAMPLES if isinstance(s, Control)}
 
 
@@ -317,6 +321,34 @@ def test_hello_with_a_token_nobody_gave_out_is_refused_and_reported(fleet: Fleet
     stranger, refused = fleet.ask("", "hello", hello(), token="forged", route=STRANGER)
     assert stranger == StrangerSaidHello("carol", 7)
     assert refusal([refused], STRANGER).code == "forbidden"
+
+
+@pytest.mark.parametrize("to", ["", "alice"])
+@pytest.mark.parametrize("method", ["hello", "spawn", "notify", "run", "register_peer"])
+def test_nothing_of_a_large_body_is_decoded_before_its_sender_is_known(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, to: str, method: str
+) -> None:
+    seen: list[int] = []
+
+    def unpack(data: bytes, **how: Any) -> Any:
+        seen.append(len(data))
+        return msgpack_unpackb(data, **how)
+
+    msgpack_unpackb = msgpack.unpackb
+    monkeypatch.setattr(msgpack, "unpackb", unpack)
+    for body in (NESTED, pack({"pod": "carol", "pid": 7, "incarnation": 1, "x": "y" * 10**6})):
+        for token in ("forged", ""):
+            outs = fleet.ask(to, method, body, token=token, route=STRANGER)
+            assert refusal(outs, STRANGER).code == "forbidden"
+    assert max(seen) <= MAX_HEADER_BYTES
+
+
+def test_a_hello_that_nests_deeper_than_a_stack_is_refused(fleet: Fleet) -> None:
+    deep = b"\x91" * 60_000 + b"\xc0"
+    assert refusal(fleet.ask("", "hello", deep, token="x", route=STRANGER), STRANGER)
+    assert refusal(fleet.ask("", "hello", deep, token="carol-token", route=b"c"), b"c").code == (
+        "invalid_request"
+    )
 
 
 def test_hello_nobody_can_read_is_refused_by_its_field(fleet: Fleet) -> None:

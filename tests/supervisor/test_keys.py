@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import string
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol.birth import Access
+from protocol.environment import OF_SUPERVISORS
 from protocol.errors import InvalidRequest
 from protocol.manifest import Model, PodManifest
 from supervisor.boot import Boot, clean_environment
 from supervisor.keys import Keys, MissingKey, collect
+from tests.support.home import Home
 
 SECRET = "sk-very-secret-4711"
 
@@ -137,3 +142,46 @@ def test_what_holds_a_key_does_not_show_it() -> None:
 def test_nothing_that_a_fleet_starts_has_a_key_in_its_environment() -> None:
     environ = dict(os.environ) | {"ANTHROPIC_API_KEY": SECRET}
     assert SECRET not in clean_environment(environ).values()
+
+
+@given(st.dictionaries(st.text(string.ascii_letters + string.digits + "_", min_size=1), st.text()))
+def test_a_variable_that_is_not_named_reaches_nothing_that_a_fleet_starts(
+    environ: dict[str, str],
+) -> None:
+    names = {f"{before}{name}" for name in environ for before in ("", "LC_", "PODSUP_", "XDG_")}
+    seen = clean_environment(dict.fromkeys([*names, *FOREIGN, "PATH", "LC_ALL"], "x"))
+    assert seen.keys() <= OF_SUPERVISORS
+    assert seen.keys() >= {"PATH", "LC_ALL"}
+    assert not seen.keys() & set(FOREIGN)
+
+
+FOREIGN = (
+    *("DATABASE_URL", "GH_PAT", "LC_MYPAT", "AWS_ACCESS_KEY_ID", "PYTHONPATH", "PYTHONSTARTUP"),
+    *("PYTHONHOME", "LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "SSH_AUTH_SOCK", "OPENAI_CUSTOM_HEADERS"),
+)
+
+
+@pytest.mark.process
+def test_no_process_of_a_fleet_holds_a_variable_of_its_operator(home: Home) -> None:
+    home.env |= dict.fromkeys(FOREIGN, "/nowhere") | {"DATABASE_URL": SECRET, "GH_PAT": SECRET}
+    for name in ("LD_PRELOAD", "LD_AUDIT", "PYTHONHOME", "PYTHONPATH"):
+        del home.env[name]  # the command itself would mind
+    home.write(
+        "podsup.toml",
+        '[fleet]\nname = "e"\n[[pod]]\nname = "alice"\n[pod.model]\nscheme = "scripted"\n'
+        "[[pod.model.answers]]\nrepeat = true\n"
+        'tool_calls = [{ name = "Bash", arguments = { command = "sleep 9", background = true } }]\n'
+        '[[pod.model.answers]]\nrepeat = true\ntext = "done"\n',
+    )
+    home.podsup("start", "-d", "--wait", "idle")
+    home.podsup("run", "alice", "go", "--timeout", "20", ok=None)
+    found = home.processes()
+    assert len(found) > 2
+    for pid in found:
+        try:
+            held = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        assert SECRET.encode() not in held, found[pid]
+        names = {entry.partition(b"=")[0].decode() for entry in held.split(b"\0") if entry}
+        assert not names & set(FOREIGN), found[pid]

@@ -59,6 +59,62 @@ def test_the_first_that_is_set_counts(
     assert folders(resolve(home, environ)) == expected
 
 
+@pytest.fixture
+def uid() -> Iterator[int]:
+    """Yield a number of a user of whom nothing is in /tmp, before and afterwards."""
+    number = 1_900_000_000 + os.getpid()
+    yield number
+    place = Path(f"/tmp/podsup-{number}")
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    elif place.is_dir():
+        place.rmdir()
+
+
+def without_home(state: Path, uid: int) -> Paths:
+    return Paths.resolve(None, {"XDG_STATE_HOME": str(state)}, uid=uid, passwd_home="/home/u")
+
+
+TAKEN = {
+    "folder": lambda place: place.mkdir(),
+    "file": lambda place: place.touch(),
+    "link": lambda place: place.symlink_to("/nowhere"),
+}
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_a_name_in_tmp_that_another_took_leaves_the_state_folder(
+    folder: Path, uid: int, how: str
+) -> None:
+    place = Path(f"/tmp/podsup-{uid}")
+    assert without_home(folder, uid).runtime == place
+    TAKEN[how](place)
+    assert without_home(folder, uid).runtime == folder / "podsup/run"
+    assert without_home(folder, os.getuid()).runtime == Path(f"/tmp/podsup-{os.getuid()}")
+
+
+def test_a_fallback_once_made_is_found_when_the_name_is_free_again(folder: Path) -> None:
+    own = folder / "podsup/run"
+    own.mkdir(parents=True)
+    assert without_home(folder, os.getuid()).runtime == own
+    assert without_home(folder, os.getuid() + 1).runtime != own, "another user's is not ours"
+
+
+def test_a_state_folder_too_deep_for_sockets_is_no_fallback(folder: Path, uid: int) -> None:
+    place = Path(f"/tmp/podsup-{uid}")
+    place.mkdir()
+    deep = folder / ("x" * 60)
+    assert without_home(deep, uid).runtime == place
+
+
+def test_every_socket_of_the_fallback_can_be_bound(folder: Path) -> None:
+    room = 107 - len("/podsup/run/12345678/1234567890123456.999999.sock")
+    state = folder / ("x" * (room - len(str(folder)) - 1))
+    (state / "podsup/run").mkdir(parents=True)
+    paths = without_home(state, os.getuid())
+    assert len(str(paths.pod_socket("f", "p", 999_999))) == 107
+
+
 def test_an_empty_variable_counts_as_unset_and_a_relative_xdg_one_too() -> None:
     environ = {"PODSUP_HOME": "", "PODSUP_SCOPE_DIR": "", "HOME": "", "XDG_STATE_HOME": "s"}
     assert resolve(None, environ) == resolve()

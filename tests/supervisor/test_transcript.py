@@ -35,7 +35,8 @@ from protocol.status import (
 )
 from protocol.watch import Deliver, Gap
 from protocol.wire import EventHeader
-from supervisor.drawing import Line, draw_entry, printable
+from supervisor.drawing import Line, draw_entry
+from supervisor.printable import printable
 from supervisor.transcript import Missing, Passage, Transcript
 
 TS = 1_700_000_000_000

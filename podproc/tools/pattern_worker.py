@@ -1,0 +1,64 @@
+"""Holds a regular expression against texts, in a process that may be killed. A program of its own.
+
+`re` cannot be interrupted, and holds the interpreter while it looks: a pattern that backtracks
+without end must not do that in a pod. Started by `podproc.tools.patterns`, which says what the two
+tell each other; uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import struct
+import sys
+
+CPU_S = 120
+MEMORY = 4 * 1024**3
+
+
+def hits_of(regex: re.Pattern[str], text: str, *, multiline: bool) -> list[int]:
+    """Return the numbers, from 0, of the lines that match."""
+    if not multiline:
+        return [number for number, line in enumerate(text.split("\n")) if regex.search(line)]
+    hits: set[int] = set()
+    at = line = 0
+    for match in regex.finditer(text):
+        line += text.count("\n", at, match.start())
+        at = match.start()
+        last = line + match.group().removesuffix("\n").count("\n")
+        hits.update(range(line, last + 1))
+    return sorted(hits)
+
+
+def _next() -> str | None:
+    head = sys.stdin.buffer.read(8)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack(">Q", head)
+    return sys.stdin.buffer.read(size).decode("utf-8", "surrogatepass")
+
+
+def _say(value: object) -> None:
+    sys.stdout.buffer.write(json.dumps(value).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Take a pattern, then texts, until there are no more."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    order = json.loads(_next() or "{}")
+    try:
+        regex = re.compile(order["pattern"], order["flags"])
+    except (re.error, RecursionError, OverflowError) as error:
+        _say(f"{error}" or type(error).__name__)
+        return
+    _say(None)
+    while (text := _next()) is not None:
+        _say(hits_of(regex, text, multiline=order["multiline"]))
+
+
+if __name__ == "__main__":
+    main()
