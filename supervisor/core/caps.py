@@ -181,8 +181,8 @@ def _refusal(before: Kinship, kin: Kinship, name: str, caps: Caps) -> PodsupErro
 
 def _too_many(key: str, who: str, what: str, would: int, most: int) -> Conflict:
     return Conflict(
-        f"{who} {would - 1} {what} alive, and supervisor.{key} is {most}",
-        next_step=f"stop one of them, or {_RAISE.format(key=key)}",
+        f"{who} {would - 1} {what} alive, and supervisor.{key} is {most}: stop one of them first",
+        next_step=f"podsup tree, then podsup stop one of them; or {_RAISE.format(key=key)}",
         key=key,
         live=would - 1,
         most=most,

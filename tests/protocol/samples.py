@@ -50,7 +50,7 @@ USAGE = en.Usage(
 CALL = en.ToolCall(call_id="call_1", name="Read", arguments='{"path": "a.py"}')
 RESULT = en.ToolResult(call_id="call_1", summary="read 2 lines", content="1\n2\n", is_error=True)
 ITEM = en.SystemItem(kind="notification", body="[notice] done", id="n-1")
-INVOKE = en.Invoke(ts=TS, trigger=Trigger.USER_SEND, request_id="r-1")
+INVOKE = en.Invoke(ts=TS, trigger=Trigger.USER_SEND, request_id="r-1", by="boss")
 END = en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause", report="bob/1/2")
 ERROR = ErrorBody(
     code="write_conflict",
@@ -419,6 +419,7 @@ SAMPLES: tuple[Wire, ...] = (
         paused=True,
         note_due=True,
         owed=(END,),
+        unasked=(TS,),
     ),
     en.SegmentStart(
         ts=TS,

@@ -111,10 +111,12 @@ def test_delete_is_judged_by_what_the_heir_gets(family: str, names: str, key: st
 def test_refusal_says_how_many_live_and_what_to_do() -> None:
     many = spawn_refusal(kin("a b<a c<a"), "a", "d", SMALL)
     assert isinstance(many, Conflict)
-    assert many.message == "pod a has 2 children alive, and supervisor.max_children is 2"
+    assert many.message == (
+        "pod a has 2 children alive, and supervisor.max_children is 2: stop one of them first"
+    )
     assert (many.details["live"], many.details["most"]) == (2, 2)
     assert many.next_step == (
-        "stop one of them, or raise supervisor.max_children in the fleet file, "
+        "podsup tree, then podsup stop one of them; or raise supervisor.max_children in the fleet file, "
         "then podsup down and podsup start"
     )
     deep = spawn_refusal(kin("a b<a c<b"), "c", "d", SMALL)
