@@ -128,7 +128,9 @@ class Link:
         """
         self._answer(request, False, error.to_body())
 
-    def beat(self, pod: str, incarnation: int, progress: Progress) -> None:
+    def beat(
+        self, pod: str, incarnation: int, progress: Progress, notification_runs: tuple[int, int]
+    ) -> None:
         """Prove that the loop turns."""
         self._beats += 1
         now = self._now()
@@ -141,6 +143,7 @@ class Link:
                     status=now.status,
                     progress=progress,
                     seqs=now.seqs,
+                    notification_runs=notification_runs,
                 )
             )
         )

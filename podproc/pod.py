@@ -30,6 +30,7 @@ from podproc.models.base import Model
 from podproc.models.choice import build_model, prices_of
 from podproc.notifications import Inbox
 from podproc.output_log import rotate_output
+from podproc.pace import Pace, Wait
 from podproc.queries import Queries
 from podproc.recorder import DIED, Recorder
 from podproc.reports import Reports
@@ -57,7 +58,7 @@ from protocol.errors import (
 )
 from protocol.lanes import Lanes
 from protocol.session.store import SessionStore
-from protocol.snapshot import Greeting, Snapshot
+from protocol.snapshot import AlertRecord, Greeting, Snapshot
 from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
 from protocol.transport import Transport
 
@@ -177,7 +178,8 @@ class Pod:
             cache_key=lambda: self._record.segment_id or "",
         )
         restored = PodStatus.PAUSED if self._record.state.paused else PodStatus.IDLE
-        self._turn = Turn(restored)
+        self._turn = Turn(restored, self._pace())
+        self._hold: tuple[asyncio.TimerHandle, AlertRecord] | None = None
         self._rewinding = Rewinding(store, self._record)
         self._queries = Queries(birth, self._record, self._tools, self._kin, store, self._rewinding)
         self._compaction: asyncio.Task[None] | None = None
@@ -257,7 +259,7 @@ class Pod:
 
     def feed(self, stimulus: t.Stimulus) -> None:
         """Let the machine decide, and carry it out in order."""
-        for instruction in self._turn.handle(stimulus):
+        for instruction in self._turn.handle(stimulus, time.monotonic()):
             self._do(instruction)
 
     def _on_request(self, request: t.Request) -> None:
@@ -301,6 +303,10 @@ class Pod:
                 self._record.publish_begin()
             case t.SetStatus():
                 self._set_status(instruction)
+            case t.Hold(wait):
+                self._hold_runs(wait)
+            case t.EndHold():
+                self._end_hold()
             case t.StartEngine(plan, stop):
                 self._start_engine(plan, stop)
             case t.StopEngine(wish):
@@ -377,6 +383,36 @@ class Pod:
             self._record.alert(AlertLevel.WARN, alert, AlertSource.POD)
         self._kin.has_news()
         self.feed(t.Stored(request, wakes))
+
+    def _pace(self) -> Pace:
+        """Return how often it ran of late without a person's input, as the log tells."""
+        ages = ((wall_ms() - ts) / 1000 for ts in self._record.state.unasked)
+        return Pace.restored(self._manifest.max_notification_runs, ages, time.monotonic())
+
+    def _hold_runs(self, wait: Wait) -> None:
+        """Tell people once why nothing begins, and look again when there is room."""
+        loop, name = asyncio.get_running_loop(), self._manifest.name
+        timer = loop.call_later(wait.seconds, self._look_again)
+        if self._hold is not None:
+            self._hold[0].cancel()
+            self._hold = (timer, self._hold[1])
+            return
+        told = (
+            f"pod {name} waits with its notifications: {wait.cause}. They stay in its inbox and "
+            f"are taken in {wait.seconds:.0f} s, or at once after: podsup run {name}"
+        )
+        self._hold = (timer, self._record.alert(AlertLevel.WARN, told, AlertSource.POD))
+
+    def _look_again(self) -> None:
+        if (trigger := self._inbox.waking()) is not None:
+            self.feed(t.Woken(trigger))
+
+    def _end_hold(self) -> None:
+        if self._hold is not None:
+            timer, alert = self._hold
+            self._hold = None
+            timer.cancel()
+            self._record.withdraw(alert)
 
     async def _begin(self, plan: t.RunPlan, close: t.ClosePrevious) -> None:
         try:
@@ -515,6 +551,7 @@ class Pod:
 
     async def _leave(self) -> None:
         self._progress("leaving")
+        self._end_hold()
         self._record.emit(ev.Shutdown())
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=min(JOIN_JOBS_S, self._manifest.stop_grace_s))
@@ -550,7 +587,8 @@ class Pod:
         if self._gone.done():
             return
         asyncio.get_running_loop().call_later(self._birth.beat_interval_s, self._beat)
-        self._link.beat(self._manifest.name, self._birth.incarnation, self._doing)
+        runs = self._turn.state.pace.counts(time.monotonic())
+        self._link.beat(self._manifest.name, self._birth.incarnation, self._doing, runs)
         self._watchers.tick()
         problem = rotate_output(self._manifest.logs)
         if problem is not None and not self._unrotated:  # told once until it is well again

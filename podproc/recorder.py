@@ -157,7 +157,7 @@ class Recorder:
         self._begun_at = log.head_entries + len(closing)
         now = self._wall_ms()
         first: list[en.Entry] = [
-            en.Invoke(ts=now, trigger=plan.trigger, request_id=plan.request_id)
+            en.Invoke(ts=now, trigger=plan.trigger, request_id=plan.request_id, by=plan.pod)
         ]
         if plan.input:
             first.append(en.UserInput(ts=now, segments=plan.input))
@@ -469,13 +469,18 @@ class Recorder:
 
     def alert(
         self, level: AlertLevel, message: str, source: AlertSource = AlertSource.ENGINE
-    ) -> None:
+    ) -> AlertRecord:
         """Tell people; the last 512 are part of every snapshot."""
         record = AlertRecord(
             level=level, source=source, message=message, timestamp_ms=self._wall_ms()
         )
         self.alerts = [*self.alerts[-(ALERTS_KEPT - 1) :], record]
         self.emit(ev.Alert(**dict(record)))
+        return record
+
+    def withdraw(self, alert: AlertRecord) -> None:
+        """Show an alert no more whose cause is gone."""
+        self.alerts = [one for one in self.alerts if one is not alert]
 
     def close(self) -> None:
         """Close the log and the inbox."""

@@ -10,6 +10,9 @@ compaction) comes back as a stimulus. So a run lives like this:
 The status is `running` from the moment a run is staged: a second `run` is refused, and a cancel or
 pause reaches it even before its first request. What each method does in each column is `METHODS`,
 how a run ends is `run_end_of`; a row that is not there does not exist.
+
+A run without a person's input begins only where `pace` has room. Otherwise a notification run is
+held until there is (`Hold`), and a pod that asked for a run is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from podproc.pace import EMPTY, Pace
 from podproc.turn_table import (
     METHODS,
     NEXT_STATUS,
@@ -38,6 +42,8 @@ from podproc.turn_terms import (
     Closed,
     ClosePrevious,
     CompactionOver,
+    EndHold,
+    Hold,
     Instruction,
     Leave,
     LeaveAsked,
@@ -68,9 +74,11 @@ from podproc.turn_terms import (
     Woken,
 )
 from protocol import methods as m
+from protocol.calls import OPERATOR
 from protocol.error_body import ErrorBody
 from protocol.errors import (
     AlreadyRunning,
+    Conflict,
     InvalidRequest,
     NotPaused,
     NotRunning,
@@ -88,6 +96,7 @@ class TurnState:
     """All the machine remembers. `status` is the pod's own word of `PodStatus`.
 
     `before` is what it was when the present run was staged: one that cannot begin changes nothing.
+    `pace` counts the runs without a person's input; `holding`: one of them waits for room in it.
     """
 
     status: PodStatus = PodStatus.IDLE
@@ -102,6 +111,8 @@ class TurnState:
     abandoning: bool = False
     leaving: bool = False
     leave_when_idle: bool = False
+    pace: Pace = EMPTY
+    holding: bool = False
 
     @property
     def column(self) -> Column:
@@ -122,17 +133,20 @@ class TurnState:
 
 
 class Turn:
-    """The machine, begun with the status that the log says."""
+    """The machine, begun with the status and the pace that the log says."""
 
-    def __init__(self, status: PodStatus = PodStatus.IDLE) -> None:
-        self.state = TurnState(status=status)
+    def __init__(self, status: PodStatus = PodStatus.IDLE, pace: Pace | None = None) -> None:
+        self.state = TurnState(status=status, pace=pace or EMPTY)
+        self._now = 0.0
 
-    def handle(self, stimulus: Stimulus) -> list[Instruction]:
-        """Take one stimulus and return what to do, in order."""
+    def handle(self, stimulus: Stimulus, now: float = 0.0) -> list[Instruction]:
+        """Take one stimulus and return what to do, in order; `now` is of the pace's clock."""
+        self._now = now
         match stimulus:
             case Asked(request):
                 return self._on_asked(request)
             case Stored(request, wakes):
+                wakes = wakes or self.state.holding
                 return [Reply(request), *self._wake(wakes, _trigger_of(request))]
             case Woken(trigger):
                 return self._wake(True, trigger)
@@ -166,9 +180,15 @@ class Turn:
         do = row[list(Column).index(state.column)]
         if state.leaving and do is not Do.LEAVE and type(request.method).changes:
             return [Reply(request, Unreachable("the pod is leaving and takes no new work"))]
+        if do in _TAKES_INPUT and request.sender == OPERATOR:
+            self._set(pace=state.pace.emptied())
         match do:
             case Do.STAGE_RUN if state.abandoning:
                 return [Reply(request, self._already("a paused run is being abandoned"))]
+            case Do.STAGE_RUN | Do.HOLD_RUN | Do.STAGE_RESUME if refusal := self._too_often(
+                request
+            ):
+                return [Reply(request, refusal)]
             case Do.STAGE_RUN:
                 return self._stage(_run_plan(request))
             case Do.HOLD_RUN if state.held is not None:
@@ -230,6 +250,19 @@ class Turn:
                     "a run is in progress; pause or cancel it, or wait for its end"
                 )
 
+    def _too_often(self, request: Request) -> PodsupError | None:
+        """Return why a pod may not have this one run now; a person always may."""
+        wait = self.state.pace.wait(self._now) if request.pod is not None else None
+        if wait is None:
+            return None
+        return Conflict(
+            f"it may not run for another pod now: {wait.cause}; there is room in "
+            f"{wait.seconds:.0f} s, and queue=true leaves the message until then",
+            next_step="wait, or podsup run the pod as an operator",
+            key=f"max_notification_runs.{wait.key}",
+            most=wait.most,
+        )
+
     def _aside(self) -> str:
         if self.state.rewinding:
             return "a rewind is being applied"
@@ -261,15 +294,20 @@ class Turn:
         if not wakes or state.leaving or state.status is not PodStatus.IDLE:
             return []
         plan = RunPlan(RunKind.NOTIFICATION, trigger)
-        if not state.is_aside:
-            return self._stage(plan)
-        if state.held is None:
-            self._set(held=plan)
-        return []
+        if state.is_aside:
+            self._set(held=state.held or plan)
+            return []
+        if (wait := state.pace.wait(self._now)) is not None:
+            self._set(holding=True)
+            return [Hold(wait)]
+        return self._stage(plan)
 
     def _stage(self, plan: RunPlan) -> list[Instruction]:
         resumed = plan.kind is RunKind.RESUME
+        pace, holding = self.state.pace, self.state.holding
         self._set(
+            pace=pace.after(self._now) if plan.is_unasked else pace,
+            holding=False,
             status=PodStatus.RUNNING,
             before=self.state.status,
             plan=plan,
@@ -279,7 +317,7 @@ class Turn:
             held=None,
         )
         close = ClosePrevious.RESULTS if resumed else ClosePrevious.RESULTS_AND_NOTE
-        return [Begin(plan, close)]
+        return [*([EndHold()] if holding else []), Begin(plan, close)]
 
     def _on_begun(self) -> list[Instruction]:
         plan = self._plan()
@@ -330,7 +368,7 @@ class Turn:
         self._set(status=status, plan=None, begun=False, stop=None, ending=None)
         out: list[Instruction] = [PublishRunEnd(plan, result, reason, error)]
         nexts = self._after(plan, result, closed)
-        if not nexts or isinstance(nexts[0], Leave):
+        if not nexts or isinstance(nexts[0], Leave | Hold):
             out.append(SetStatus(status, self.state.flags))
         if reports:
             out.append(Report(result, error))
@@ -383,6 +421,8 @@ class Turn:
             self._set(leaving=True)
             gone = Unreachable("the pod is leaving")
             return [*([Reply(held.request, gone)] if held and held.request else []), Leave()]
+        if held is not None and held.kind is RunKind.NOTIFICATION:
+            return [*idle, *self._wake(True, held.trigger)]
         return [*idle, *(self._stage(held) if held is not None else [])]
 
     def _leave_if_due(self) -> list[Instruction]:
@@ -409,6 +449,10 @@ class Turn:
         if self.state.status is PodStatus.RUNNING:
             return self._stop(StopWish.SHUTDOWN)
         return [Leave()]
+
+
+_TAKES_INPUT = (Do.STAGE_RUN, Do.HOLD_RUN, Do.STAGE_RESUME, Do.BUFFER)
+"""What a method of a person does that counts as input."""
 
 
 def _run_plan(request: Request) -> RunPlan:

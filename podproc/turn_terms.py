@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from podproc.pace import Wait
 from protocol import methods as m
+from protocol.calls import OPERATOR
 from protocol.error_body import ErrorBody
 from protocol.errors import PodsupError
 from protocol.segments import Segment
@@ -48,6 +50,11 @@ class Request:
     sender: str
     method: m.Method
 
+    @property
+    def pod(self) -> str | None:
+        """The pod that asks; None where a person does, or the supervisor."""
+        return None if self.sender in ("", OPERATOR) else self.sender
+
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
@@ -62,6 +69,16 @@ class RunPlan:
     def request_id(self) -> str | None:
         """The id that `run_end` repeats."""
         return self.request.id if self.request else None
+
+    @property
+    def pod(self) -> str | None:
+        """The pod that asked for it; None where a person did, or nobody."""
+        return self.request.pod if self.request else None
+
+    @property
+    def is_unasked(self) -> bool:
+        """Whether it begins without a person's input; the first task has one."""
+        return self.kind is RunKind.NOTIFICATION or self.pod is not None
 
 
 # -- stimuli
@@ -84,7 +101,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """At the start: a waking notification from before waits in the inbox."""
+    """A waking notification waits in the inbox: at the start, or when a hold may be over."""
 
     trigger: Trigger = Trigger.NOTIFY
 
@@ -249,6 +266,18 @@ class SetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """No notification run may begin now: tell people, and say `Woken` when the wait is over."""
+
+    wait: Wait
+
+
+@dataclass(frozen=True, slots=True)
+class EndHold:
+    """A run begins after all: take back what people were told."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartEngine:
     """Start the turn loop as a task; `stop` when somebody already asked for it."""
 
@@ -353,6 +382,8 @@ Instruction: TypeAlias = (
     | Begin
     | PublishBegin
     | SetStatus
+    | Hold
+    | EndHold
     | StartEngine
     | StopEngine
     | Close

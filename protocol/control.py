@@ -206,6 +206,28 @@ class ListFleet(Control):
     changes: ClassVar[bool] = False
 
 
+class Figure(Wire):
+    """How many there are now, and how many there may be."""
+
+    now: int
+    most: int
+
+
+class PodCaps(Wire):
+    """How far a pod has used its caps.
+
+    `children` are the live pods it is the parent of, `tree` those below its top-level pod, and
+    `depth` is its own: that of a top-level pod is 0. The other two count the runs that began
+    without a person's input.
+    """
+
+    children: Figure
+    tree: Figure
+    depth: Figure
+    notification_runs_per_minute: Figure
+    notification_runs_per_hour: Figure
+
+
 class StatusRow(PsRow):
     """One pod, closely: the row, and what the supervisor knows besides."""
 
@@ -213,6 +235,7 @@ class StatusRow(PsRow):
     peers: tuple[str, ...] = ()
     usage: Usage = Usage()
     sandbox: Sandbox = Sandbox()
+    caps: PodCaps | None = None
     last_error: str | None = None
     endpoint: str | None = None
     session_id: str | None = None

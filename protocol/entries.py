@@ -105,11 +105,20 @@ class _Entry(Wire):
 
 
 class Invoke(_Entry):
-    """A run begins; marks it open until `run_completed` or `run_errored`."""
+    """A run begins; marks it open until `run_completed` or `run_errored`.
+
+    `by` is the pod that asked for it; None where a person did, or nobody.
+    """
 
     kind: Literal["invoke"] = "invoke"
     trigger: Trigger
     request_id: str | None = None
+    by: str | None = None
+
+    @property
+    def has_person(self) -> bool:
+        """Whether it began with a person's input."""
+        return self.by is None and self.trigger in (Trigger.USER_SEND, Trigger.RESUME)
 
 
 class UserInput(_Entry):
@@ -235,6 +244,7 @@ class Carried(Wire):
     paused: bool = False
     note_due: bool = False
     owed: tuple[RunEnd, ...] = ()
+    unasked: tuple[int, ...] = ()
 
 
 class SegmentStart(_Entry):

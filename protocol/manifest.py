@@ -356,6 +356,13 @@ class Budget(Section):
     depth: Count | None = None
 
 
+class RunBounds(Section):
+    """How often a pod may run without a person's input, within a minute and within an hour."""
+
+    per_minute: Positive = 30
+    per_hour: Positive = 200
+
+
 class Limits(Section):
     """What the kernel lets a pod and its tree use; sizes in bytes, None is no bound."""
 
@@ -544,7 +551,7 @@ class PodManifest(Settings):
     """All one pod is told at birth: paths absolute, scope targets canonical, nothing left open.
 
     `beat_interval_s`, `stall_timeout_s` and `hang_timeout_s` are the supervisor's where the pod has
-    no own; 0 switches the latter two off.
+    no own; 0 switches the latter two off. `max_notification_runs` is always the supervisor's.
     """
 
     name: Name
@@ -557,6 +564,7 @@ class PodManifest(Settings):
     beat_interval_s: Seconds = 1
     stall_timeout_s: Seconds = 0
     hang_timeout_s: Seconds = 60
+    max_notification_runs: RunBounds = RunBounds()
 
 
 # ---- the fleet file ------------------------------------------------------------------------------
@@ -577,7 +585,11 @@ class OrphanPolicy(StrEnum):
 
 
 class SupervisorTable(Section):
-    """`[supervisor]`: how pods are watched, in seconds; 0 switches a timeout off."""
+    """`[supervisor]`: how pods are watched, in seconds; 0 switches a timeout off.
+
+    The caps say how many spawned pods may be alive below one pod and below one top-level pod, how
+    many generations there may be, and how often a pod may run without a person's input.
+    """
 
     beat_interval_s: Annotated[float, Strict(), Field(ge=0.05)] = 1
     unreachable_after_s: Seconds = 10
@@ -585,6 +597,10 @@ class SupervisorTable(Section):
     stall_timeout_s: Seconds = 0
     orphan_policy: OrphanPolicy = OrphanPolicy.ADOPT
     budget: Budget = Budget()
+    max_children: Positive = 16
+    max_tree: Positive = 64
+    max_depth: Positive = 4
+    max_notification_runs: RunBounds = RunBounds()
 
 
 class FleetFile(Section):

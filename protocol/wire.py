@@ -82,7 +82,11 @@ class ReplyHeader(_Header):
 
 
 class BeatHeader(_Header):
-    """Once a second, from the pod's own loop: it turns."""
+    """Once a second, from the pod's own loop: it turns.
+
+    `notification_runs`: how many runs began without a person's input within the last minute and
+    within the last hour.
+    """
 
     type: Literal["beat"] = "beat"
     pod: str
@@ -91,6 +95,7 @@ class BeatHeader(_Header):
     status: PodStatus
     progress: Progress
     seqs: dict[Lane, int] = Field(default_factory=dict)
+    notification_runs: tuple[int, int] = (0, 0)
 
 
 class WhoHeader(_Header):

@@ -51,6 +51,7 @@ from supervisor.boot import Boot, Up, clean_environment
 from supervisor.core import fleet_terms as f
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
+from supervisor.core.caps import Caps
 from supervisor.core.family import AT_REST
 from supervisor.core.fleet import EXIT_NOTHING, Fleet
 from supervisor.core.fleet_record import (
@@ -113,7 +114,7 @@ class Daemon:
         taken = self._taken = await on_disk(take_over, boot, paths)
         record = taken.journal.record
         epoch = record.epoch + 1
-        self._fleet = Fleet(boot.fleet, epoch)
+        self._fleet = Fleet(boot.fleet, epoch, Caps.of(boot.supervisor))
         for done in record.controls.values():
             body = c.Started.from_wire(done.reply)
             self._fleet.remember(OPERATOR, done.id, body, time.monotonic())
@@ -262,6 +263,7 @@ class Daemon:
                             header.status,
                             header.progress,
                             state_seq,
+                            header.notification_runs,
                         )
                     )
                 case b.ReplySeen(sender, reply):

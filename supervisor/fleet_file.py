@@ -221,6 +221,7 @@ class _Resolver:
             "beat_interval_s": self.supervisor.beat_interval_s,
             "hang_timeout_s": self.supervisor.hang_timeout_s,
             "stall_timeout_s": self.supervisor.stall_timeout_s,
+            "max_notification_runs": self.supervisor.max_notification_runs.model_dump(),
         }
         for layer in layers:
             settings = merged(settings, self.files.in_place(layer, workspace))

@@ -100,6 +100,7 @@ class Spawner:
             raise Conflict("the fleet is on its way down")
         if fleet.is_replaceable(name):
             self._feed(f.Withdrawn(name))
+        fleet.require_room(pod.parent, name)
         self._add(pod)
         grant = self._grants[name] = asyncio.get_running_loop().create_future()
         self._feed(f.Spawned(asked.request_id, name, spawn.stop_jobs))

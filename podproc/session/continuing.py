@@ -64,6 +64,7 @@ def first_entries(
         paused=state.paused,
         note_due=state.note_due,
         owed=state.owed,
+        unasked=state.unasked,
     )
     start = en.SegmentStart(
         ts=ts,

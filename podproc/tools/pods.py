@@ -18,7 +18,7 @@ from podproc.tools.base import Call, Tool, ToolArgs, ToolFailure, ToolResult, of
 from podproc.tools.pod_output import BETWEEN, PodOutputs
 from protocol import control as c
 from protocol import methods as m
-from protocol.errors import AlreadyRunning, NotAllowed, PodsupError, Unknown
+from protocol.errors import AlreadyRunning, Conflict, NotAllowed, PodsupError, Unknown
 from protocol.scope import Permission
 from protocol.segments import Text
 from protocol.status import PodStatus, Relation
@@ -155,13 +155,9 @@ class SendToPod:
         run = m.Run(input=(Text(content=args.message),))
         try:
             await self._kin.send(args.name, run, timeout_s=LOOK_S)
-        except AlreadyRunning as error:
+        except (AlreadyRunning, Conflict) as error:
             if not args.queue:
-                raise ToolFailure(
-                    "execution_failed",
-                    f"pod {args.name} is busy: {error}. WaitForPods waits for it; "
-                    "queue=true leaves the message for its next request",
-                ) from error
+                raise self._not_now(args.name, error) from error
         except PodsupError as error:
             raise _failure(error) from error
         else:
@@ -169,6 +165,16 @@ class SendToPod:
         left = m.Notify(message=args.message, queued=True)
         await _asked(self._kin.send(args.name, left, timeout_s=LOOK_S))
         return ToolResult(f"pod {args.name} is busy; the message waits for its next request")
+
+    @staticmethod
+    def _not_now(pod: str, error: PodsupError) -> ToolFailure:
+        if not isinstance(error, AlreadyRunning):
+            return _failure(error)
+        return ToolFailure(
+            "execution_failed",
+            f"pod {pod} is busy: {error}. WaitForPods waits for it; "
+            "queue=true leaves the message for its next request",
+        )
 
 
 class PodArgs(ToolArgs):

@@ -65,6 +65,8 @@ SCHEMA = 1
 REPORTED = "reported"
 """The domain of a mark that the supervisor has a report: its payload is `{"report": id}`."""
 
+HOUR_MS = 3_600_000
+
 _NOTHING_USED = Usage.model_construct()  # does not build the validator: the import stays cheap
 
 
@@ -93,7 +95,8 @@ class Replayed:
     The first block is about the present segment, the second about the session. `history` is what
     the model is asked with; `delivered` are ids of notifications that stand in it, or did.
     `note_due`: the model has not been told yet that its last run was cut short. `owed` are ends of
-    runs whose report the supervisor has not taken.
+    runs whose report the supervisor has not taken. `unasked` is when runs of the last hour began
+    without a person's input, since a person last gave one; epoch ms.
     """
 
     session_id: str | None = None
@@ -113,6 +116,7 @@ class Replayed:
     paused: bool = False
     note_due: bool = False
     owed: tuple[RunEnd, ...] = ()
+    unasked: tuple[int, ...] = ()
     request_ids: tuple[str, ...] = ()
     delivered: frozenset[str] = frozenset()
     used_answers: frozenset[int] = frozenset()
@@ -168,6 +172,7 @@ class _Draft:
         self.spent: list[LlmUsage] = []
         self.extensions: list[tuple[str, Mapping[str, Any]]] = []
         self.owed = list(base.owed)
+        self.unasked = base.unasked
         self.request_ids: list[str] = []
         self.delivered: set[str] = set()
         self.used_answers: set[int] = set()
@@ -196,6 +201,7 @@ class _Draft:
                 self.paused = self.note_due = False
                 if self.open_run.request_id is not None:
                     self.request_ids.append(self.open_run.request_id)
+                self._count_unasked(self.open_run)
             case "run_completed":
                 self.open_run, self.last_result = None, RunCompleted.model_validate(entry)
                 self.paused = self.last_result.result is RunResult.PAUSED
@@ -228,6 +234,10 @@ class _Draft:
                 if call.call_id == item.call_id:
                     del self.unanswered[position]
                     break
+
+    def _count_unasked(self, begun: Invoke) -> None:
+        recent = tuple(ts for ts in self.unasked if ts > begun.ts - HOUR_MS)
+        self.unasked = () if begun.has_person else (*recent, begun.ts)
 
     def _owe(self, end: RunEnd) -> None:
         if end.report is not None and all(one.report != end.report for one in self.owed):
@@ -281,6 +291,7 @@ class _Draft:
             paused=self.paused,
             note_due=self.note_due,
             owed=tuple(self.owed),
+            unasked=self.unasked,
             request_ids=_longer(base.request_ids, self.request_ids),
             delivered=base.delivered | self.delivered,
             used_answers=base.used_answers | self.used_answers,
@@ -299,6 +310,7 @@ def _carried(said: Carried) -> Replayed:
         paused=said.paused,
         note_due=said.note_due,
         owed=said.owed,
+        unasked=said.unasked,
     )
 
 

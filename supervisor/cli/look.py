@@ -120,6 +120,7 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
         f"  writes     {', '.join(data['scope']['write']) or 'nothing'}",
         f"  reads      {', '.join(data['scope']['read']) or 'nothing'}",
         *(f"  {key:<10} {', '.join(data[key])}" for key in ("children", "peers") if data[key]),
+        *_caps_lines(data["caps"]),
         f"  sandbox    {data['sandbox']['level']}"
         + "".join(f"; {what}" for what in data["sandbox"]["unprotected"]),
     ]
@@ -132,6 +133,21 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
     lines += [f"  in flight  {_block(block)}" for block in data["in_flight"]["blocks"]]
     lines += [f"  alert      {alert['level']}: {alert['message']}" for alert in data["alerts"]]
     return lines
+
+
+def _caps_lines(caps: dict[str, Any] | None) -> list[str]:
+    """Return how far a pod has used its caps; nothing where its supervisor does not say."""
+    if caps is None:
+        return []
+
+    def used(key: str) -> str:
+        return f"{caps[key]['now']} of {caps[key]['most']}"
+
+    return [
+        f"  caps       children {used('children')}, tree {used('tree')}, depth {used('depth')}",
+        f"  unasked    runs without a person's input: {used('notification_runs_per_minute')} in "
+        f"the last minute, {used('notification_runs_per_hour')} in the last hour",
+    ]
 
 
 def _block(block: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from protocol.status import OperationState, PodStatus
 from supervisor.core import health as h
 from supervisor.core import instructions as li
 from supervisor.core import stimuli as s
+from supervisor.core.caps import DEFAULT_CAPS, Caps, delete_refusal, start_refusal
 from supervisor.core.family import (
     AT_REST,
     parent_of,
@@ -80,8 +81,8 @@ EXIT_NOTHING = 1
 class Fleet(FleetReads):
     """All pods of one supervisor. `epoch` is the supervisor's number in its fleet."""
 
-    def __init__(self, name: str, epoch: int = 1) -> None:
-        super().__init__(name, epoch)
+    def __init__(self, name: str, epoch: int = 1, caps: Caps = DEFAULT_CAPS) -> None:
+        super().__init__(name, epoch, caps)
         self._running: dict[str, Operation] = {}
         self._touched: set[str] = set()
         self._answered: Answered[tuple[bool, Wire]] = Answered()
@@ -258,6 +259,7 @@ class Fleet(FleetReads):
         member.heard = 0
         member.own_flags = ()
         member.task_sent = False
+        member.notification_runs = (0, 0)
         member.refusal = {}
         member.started_ms = member.started_at = None
 
@@ -372,6 +374,7 @@ class Fleet(FleetReads):
         )
         if member.health is before:
             return []
+        member.notification_runs = beat.notification_runs
         said = beat.status if beat.state_seq >= member.heard else member.life.said
         member.heard = max(member.heard, beat.state_seq)
         return self._step(beat.pod, s.Beat(beat.incarnation, said))
@@ -499,6 +502,8 @@ class Fleet(FleetReads):
             raise Conflict("the fleet is on its way down")
         if not names and kind != "stop":
             raise InvalidRequest(f"{kind}: no pod was named")
+        if kind in ("restart", "restore"):
+            _require(start_refusal(self.kinship(), names, self.caps))
         operation = self.begin_operation(asked.request_id, kind, names)
         if kind == "restore":
             operation.since = {n: i - 1 for n, i in operation.since.items()}
@@ -531,6 +536,7 @@ class Fleet(FleetReads):
                     f"pod {name} is {self.members[name].life.status}; stop it first",
                     next_step=f"podsup stop {name}",
                 )
+        _require(delete_refusal(self.kinship(), names, self.caps))
         operation = self.begin_operation(asked.request_id, "delete", names)
         out: list[Instruction] = []
         for name in names:
@@ -643,6 +649,11 @@ class Fleet(FleetReads):
             is_running = self._running.get(operation.id) is operation
             assert is_running == (operation.state is OperationState.RUNNING), operation.id
             assert (operation.error is not None) == (operation.state is OperationState.FAILED)
+
+
+def _require(refusal: PodsupError | None) -> None:
+    if refusal is not None:
+        raise refusal
 
 
 def _why(life: Life, what: s.Stimulus) -> str:

@@ -11,6 +11,7 @@ from protocol import methods as m
 from protocol.errors import DuplicatePod, NotVisible, UnknownPod
 from protocol.snapshot import FleetSnapshot, OperationRecord, PodPresence
 from protocol.status import PodStatus, Relation
+from supervisor.core.caps import Caps, Kinship, figures, spawn_refusal
 from supervisor.core.family import AT_REST, children_of, is_parent, relation, shown_parent
 from supervisor.core.member import Member
 from supervisor.core.operations import Operation
@@ -19,8 +20,9 @@ from supervisor.core.operations import Operation
 class FleetReads:
     """All pods of one supervisor, to look at."""
 
-    def __init__(self, name: str, epoch: int) -> None:
+    def __init__(self, name: str, epoch: int, caps: Caps) -> None:
         self.name = name
+        self.caps = caps
         self.epoch = epoch
         self.members: dict[str, Member] = {}
         self.operations: OrderedDict[str, Operation] = OrderedDict()
@@ -43,7 +45,21 @@ class FleetReads:
             now,
             parent=shown_parent(self.members, name),
             children=children_of(self.members, name),
+            caps=figures(self.kinship(), name, self.caps),
         )
+
+    def kinship(self) -> Kinship:
+        """Return who is whose recorded child, and who of them is alive."""
+        return Kinship(
+            {name: one.parent for name, one in self.members.items()},
+            frozenset(n for n, one in self.members.items() if one.life.phase not in AT_REST),
+        )
+
+    def require_room(self, parent: str | None, name: str) -> None:
+        """Raise the refusal of a spawn that a cap forbids; a top-level pod counts for none."""
+        refusal = spawn_refusal(self.kinship(), parent, name, self.caps) if parent else None
+        if refusal is not None:
+            raise refusal
 
     def relation(self, seer: str, other: str) -> Relation | None:
         """Return what a pod is to another, None where it does not see it."""

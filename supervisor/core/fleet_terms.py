@@ -60,6 +60,7 @@ class Beat:
     status: PodStatus
     progress: c.Progress
     state_seq: int
+    notification_runs: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Member:
     - `newborn`: it was spawned and has never been ready; `releasing`: its claim is being given back
     - `is_owed`: it was up, and nobody was told yet that it is not any more
     - `heard`: the newest state-lane number whose status was taken
+    - `notification_runs`: those without a person's input, in the last minute and the last hour
     """
 
     manifest: PodManifest
@@ -61,6 +62,7 @@ class Member:
     health: Health = field(default_factory=Health)
     own_flags: tuple[Flag, ...] = ()
     heard: int = 0
+    notification_runs: tuple[int, int] = (0, 0)
     usage: Usage = field(default_factory=Usage)
     sandbox: Sandbox = NOT_SAID
     turn: int = 0
@@ -134,7 +136,14 @@ class Member:
             scope=scope_summary(self.manifest),
         )
 
-    def detail(self, now: float, *, parent: str | None, children: Sequence[str]) -> c.StatusRow:
+    def detail(
+        self,
+        now: float,
+        *,
+        parent: str | None,
+        children: Sequence[str],
+        caps: Mapping[str, c.Figure],
+    ) -> c.StatusRow:
         """The pod, closely."""
         return c.StatusRow(
             **dict(self.row(now, parent=parent)),
@@ -142,6 +151,7 @@ class Member:
             peers=self.peers,
             usage=self.usage,
             sandbox=self.sandbox,
+            caps=c.PodCaps(**caps, **self._runs()),
             last_error=self.last_error or self.task_error,
             endpoint=self.life.endpoint or None if self.is_ready else None,
             session_id=self.session_id,
@@ -179,6 +189,15 @@ class Member:
             context_tokens=self.context_tokens,
             peers=self.peers,
         )
+
+    def _runs(self) -> Mapping[str, c.Figure]:
+        """How often it ran without a person's input, of how often it may."""
+        bounds = self.manifest.max_notification_runs
+        minute, hour = self.notification_runs
+        return {
+            "notification_runs_per_minute": c.Figure(now=minute, most=bounds.per_minute),
+            "notification_runs_per_hour": c.Figure(now=hour, most=bounds.per_hour),
+        }
 
     def writes(self) -> tuple[ScopeRule, ...]:
         """What its own tools may write."""

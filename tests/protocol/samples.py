@@ -32,7 +32,7 @@ from protocol.status import (
     TurnResult,
 )
 
-REVISION = 10
+REVISION = 11
 """Raise it with a change of a message that older readers survive; VERSION with any other one."""
 
 TS = 1_700_000_000_123
@@ -50,7 +50,7 @@ USAGE = en.Usage(
 CALL = en.ToolCall(call_id="call_1", name="Read", arguments='{"path": "a.py"}')
 RESULT = en.ToolResult(call_id="call_1", summary="read 2 lines", content="1\n2\n", is_error=True)
 ITEM = en.SystemItem(kind="notification", body="[notice] done", id="n-1")
-INVOKE = en.Invoke(ts=TS, trigger=Trigger.USER_SEND, request_id="r-1")
+INVOKE = en.Invoke(ts=TS, trigger=Trigger.USER_SEND, request_id="r-1", by="boss")
 END = en.RunCompleted(ts=TS, result=RunResult.PAUSED, reason="pause", report="bob/1/2")
 ERROR = ErrorBody(
     code="write_conflict",
@@ -126,6 +126,14 @@ PS_ROW = c.PsRow(
     scope=SCOPES,
 )
 SUPERVISOR = c.SupervisorRow(pid=4700, version="0.1.0", uptime_s=12.5, lag_ms=0.5)
+FIGURE = c.Figure(now=3, most=16)
+CAPS = c.PodCaps(
+    children=FIGURE,
+    tree=c.Figure(now=5, most=64),
+    depth=c.Figure(now=1, most=4),
+    notification_runs_per_minute=c.Figure(now=2, most=30),
+    notification_runs_per_hour=c.Figure(now=20, most=200),
+)
 STORY_LINE = c.StoryLine(
     at=TS, incarnation=3, before=PodStatus.STARTING, after=PodStatus.IDLE, why="hello"
 )
@@ -250,6 +258,7 @@ SAMPLES: tuple[Wire, ...] = (
         peers=("dave",),
         usage=USAGE,
         sandbox=SANDBOX,
+        caps=CAPS,
         last_error="timeout",
         endpoint="ipc:///r/e1",
         session_id="s-1",
@@ -257,6 +266,8 @@ SAMPLES: tuple[Wire, ...] = (
         state_seq=77,
         reason="asked to stop",
     ),
+    FIGURE,
+    CAPS,
     c.StatusOf(pod="alice"),
     STORY_LINE,
     c.Story(pod="alice", status=PodStatus.IDLE, lines=(STORY_LINE,), stderr_tail="Traceback"),
@@ -408,6 +419,7 @@ SAMPLES: tuple[Wire, ...] = (
         paused=True,
         note_due=True,
         owed=(END,),
+        unasked=(TS,),
     ),
     en.SegmentStart(
         ts=TS,
@@ -492,6 +504,7 @@ SAMPLES: tuple[Wire, ...] = (
         status=PodStatus.IDLE,
         progress=PROGRESS,
         seqs={Lane.STATE: 3, Lane.LOG: 9, Lane.STREAM: 500},
+        notification_runs=(2, 20),
     ),
     w.WhoHeader(),
     w.EventHeader(

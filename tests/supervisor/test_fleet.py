@@ -83,7 +83,7 @@ def test_spawn_whose_task_was_never_accepted_fails_and_says_that_the_pod_lives()
     assert "the disk is full" in message
     assert "the pod lives" in message
     assert fleet.status("alice") == "idle"
-    detail = fleet.fleet.member("alice").detail(fleet.now, parent=None, children=())
+    detail = fleet.fleet.detail("alice", fleet.now)
     assert detail.last_error == "the disk is full"
 
 
@@ -193,7 +193,7 @@ def test_usage_is_what_the_session_had_and_what_came_since() -> None:
     fleet.event("alice", 1, one)
     fleet.event("alice", 2, other)
 
-    row = fleet.fleet.member("alice").detail(fleet.now, parent=None, children=())
+    row = fleet.fleet.detail("alice", fleet.now)
     assert row.usage == Usage(
         input_tokens=107,
         output_tokens=11,

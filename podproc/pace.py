@@ -1,0 +1,85 @@
+"""How often a pod may run without a person's input. Pure; times are seconds of one clock.
+
+Two peers that answer each other's notifications would go on for ever, whatever bounds each of their
+runs. So the runs that began without a person's input are counted in two sliding windows, the last
+minute and the last hour. Once either is full, no further one begins until there is room again. What
+waits in the inbox stays there. A person's `run`, `resume` or `notify` empties both windows.
+
+Runs count that a notification, a child's report or another pod started. The first task of a pod
+does not count: the supervisor delivers it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from protocol.manifest import RunBounds
+
+MINUTE_S = 60.0
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why no such run may begin now, and after how many seconds one may."""
+
+    key: str
+    most: int
+    window: str
+    seconds: float
+
+    @property
+    def cause(self) -> str:
+        """What happened, and which key bounds it."""
+        return (
+            f"{self.most} runs began in the last {self.window} without a person's input, and "
+            f"supervisor.max_notification_runs.{self.key} is {self.most}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The runs of the last hour that began without a person's input, oldest first."""
+
+    bounds: RunBounds
+    begun: tuple[float, ...] = ()
+
+    @classmethod
+    def restored(cls, bounds: RunBounds, ages_s: Iterable[float], now: float) -> Pace:
+        """Return what a log tells of runs that began so long ago.
+
+        A clock that was set back makes an age negative: such a run counts as one of this moment.
+        """
+        return cls(bounds, tuple(sorted(now - max(0.0, age) for age in ages_s)))
+
+    def after(self, now: float) -> Pace:
+        """Return the pace after one more such run."""
+        return replace(self, begun=(*self._within(HOUR_S, now), now))
+
+    def emptied(self) -> Pace:
+        """Return the pace after a person's input."""
+        return replace(self, begun=())
+
+    def counts(self, now: float) -> tuple[int, int]:
+        """Return how many began within the last minute, and within the last hour."""
+        return len(self._within(MINUTE_S, now)), len(self._within(HOUR_S, now))
+
+    def wait(self, now: float) -> Wait | None:
+        """Return why a run must wait, the longer of two reasons; None where it may begin."""
+        waits = [
+            Wait(key, most, window, within[-most] + length - now)
+            for key, most, window, length in (
+                ("per_minute", self.bounds.per_minute, "minute", MINUTE_S),
+                ("per_hour", self.bounds.per_hour, "hour", HOUR_S),
+            )
+            if len(within := self._within(length, now)) >= most
+        ]
+        return max(waits, key=lambda one: one.seconds, default=None)
+
+    def _within(self, length: float, now: float) -> tuple[float, ...]:
+        return tuple(at for at in self.begun if at > now - length)
+
+
+EMPTY = Pace(RunBounds())
+"""The pace of a pod that has not run yet, with the default bounds."""
