@@ -553,7 +553,7 @@ def kill_trees(roots: Callable[[], Iterable[int]]) -> None:
         found |= new
         quiet = 0 if new else quiet + 1
     for pid, began in found.items():
-        _signal(pid, signal.SIGKILL, lambda stat, began=began: stat.began == began)
+        _signal(pid, signal.SIGKILL, _began_at(began))
 
 
 def _stopped(seen: set[int], known: Container[int]) -> dict[int, int]:
@@ -565,6 +565,10 @@ def _stopped(seen: set[int], known: Container[int]) -> dict[int, int]:
         if pid not in known
     }
     return {pid: since for pid, since in began.items() if since}
+
+
+def _began_at(ticks: int) -> Callable[[Stat], bool]:
+    return lambda stat: stat.began == ticks
 
 
 def tree(roots: Iterable[int]) -> list[int]:

@@ -79,6 +79,20 @@ def test_write_makes_parents_and_may_go_on_without_reading(ws: Path, bench: Work
     assert sorted(path.name for path in (ws / "a/b").iterdir()) == ["c.txt"]
 
 
+@pytest.mark.parametrize("bits", [0o4000, 0o2000, 0o6000, 0o7000])
+def test_write_takes_setuid_and_setgid_bits_off_a_file(
+    ws: Path, bench: Workbench, bits: int
+) -> None:
+    script = ws / "run.sh"
+    script.write_text("old\n")
+    if os.geteuid() == 0:
+        os.chown(script, 65534, 65534)
+    script.chmod(bits | 0o750)
+    bench.call("Read", file_path="run.sh")
+    bench.call("Write", file_path="run.sh", content="new\n")
+    assert script.stat().st_mode & 0o7777 == bits & 0o1000 | 0o750
+
+
 def test_write_keeps_the_mode_of_a_file(ws: Path, bench: Workbench) -> None:
     script = ws / "run.sh"
     script.write_text("old")

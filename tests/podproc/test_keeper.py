@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from podproc.tools import keeper as keeper_program
 from podproc.tools.keeper import children, children_by_parent, frame, take_frames
 from podproc.tools.keeper_client import Command, Keeper, KeeperError, KeeperLevel
 from tests.podproc.tooling import marks, run, sleepers
@@ -22,6 +24,13 @@ from tests.support.waiting import eventually, wait_for_exit
 pytestmark = pytest.mark.process
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
+STANDING = """
+import os, resource
+score = open("/proc/self/oom_score_adj").read().strip()
+print(os.getpriority(0, 0), os.sched_getscheduler(0), score, resource.getrlimit(4))
+"""
+"""Prints what a process is worth to the kernel: niceness, policy, memory, core file."""
+
 _PROJECT = Path(__file__).parents[2]
 _STAND_IN = "tests.podproc.stand_in_pod"
 
@@ -355,6 +364,93 @@ def test_a_message_larger_than_any_is_refused_by_its_length() -> None:
     received = bytearray(frame({"kind": "jobs"}) + b"\xff\xff\xff\xff{")
     with pytest.raises(ValueError, match="bytes"):
         take_frames(received)
+
+
+@levels
+def test_commands_and_all_they_start_come_after_everything_else(level: KeeperLevel) -> None:
+    async def main() -> None:
+        async with keeping(level) as keeper:
+            output, _ = await keeper.capture(
+                ["sh", "-c", '"$0" -c "$1"; setsid -w "$0" -c "$1"', sys.executable, STANDING],
+                cwd="/",
+                environment=ENVIRONMENT,
+                limit=1 << 16,
+            )
+            assert output.decode().splitlines() == [f"10 {os.SCHED_BATCH} 1000 (0, 0)"] * 2
+            assert keeper.pid is not None
+            assert os.getpriority(os.PRIO_PROCESS, keeper.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+            adjusted = Path(f"/proc/{keeper.pid}/oom_score_adj").read_text()
+            assert adjusted == Path("/proc/self/oom_score_adj").read_text()
+
+    run(main())
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor cannot be left out")
+def test_a_crowd_of_sessions_leaves_one_processor_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeper_program, "_has_shares_of_sessions", lambda: True)
+    every = frozenset(os.sched_getaffinity(0))
+    rest = every - {min(every)}
+    processors = keeper_program.Processors()
+    with sessions(keeper_program._CROWD * len(every) + 1) as pids:
+        processors.look(pids)
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in pids} == {rest}
+        few = pids[:2]
+        processors._next = 0.0
+        processors.look(few)
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in few} == {every}
+
+
+def test_nobody_looks_at_sessions_that_have_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_program, "_has_shares_of_sessions", lambda: False)
+    assert keeper_program.Processors().wait_s() is None
+
+
+@contextmanager
+def sessions(count: int) -> Iterator[list[int]]:
+    """Give processes that are each a session of their own."""
+    argv = ["sleep", str(marks(1)[0])]
+    started = [subprocess.Popen(argv, start_new_session=True) for _ in range(count)]
+    try:
+        yield [one.pid for one in started]
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+
+
+def test_only_the_process_that_was_seen_is_signalled() -> None:
+    with subprocess.Popen(["sleep", str(marks(1)[0])]) as child:
+        parent, _, began = keeper_program._stat(child.pid)
+        assert parent == os.getpid()
+        for is_meant in (
+            lambda stat: stat.parent == 1,
+            lambda stat: stat.began == began - 1,
+        ):
+            assert keeper_program._signal(child.pid, signal.SIGKILL, is_meant) == 0
+        assert child.poll() is None
+        told = keeper_program._signal(child.pid, signal.SIGKILL, lambda stat: stat.began == began)
+        assert told == began
+        assert child.wait() == -signal.SIGKILL
+    assert keeper_program._signal(child.pid, signal.SIGKILL, lambda stat: True) == 0
+
+
+def test_a_stranger_in_a_scan_is_neither_stopped_nor_killed() -> None:
+    """Its pid was that of one of ours until a moment ago."""
+    argv = ["sh", "-c", f"sleep {marks(1)[0]} & echo $!; wait"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as between:
+        assert between.stdout is not None
+        stranger = int(between.stdout.readline())
+        keeper_program.kill_trees(lambda: [stranger])
+        assert Path(f"/proc/{stranger}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+        keeper_program.kill_trees(lambda: [between.pid])
+        assert between.wait() == -signal.SIGKILL
+
+
+def test_the_keeper_signals_by_pid_only_its_own_unreaped_child() -> None:
+    text = Path(keeper_program.__file__).read_text()
+    assert re.findall(r"os\.kill\(.*", text) == ["os.kill(inner, signal.SIGKILL)"]
 
 
 def test_both_ways_to_list_children_agree() -> None:

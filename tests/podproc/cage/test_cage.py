@@ -457,6 +457,114 @@ def test_what_is_opened_for_commands_is_open_to_them_and_nothing_beside_it(
     assert [path.parent.name for path in place.glob("*/new")] == ["write"]
 
 
+MOUNTS = """
+import os
+for line in open("/proc/self/mountinfo"):
+    words = line.split()
+    flags = words[5].split(",")
+    print(words[4], "nosuid" in flags, "nodev" in flags)
+"""
+
+
+@process
+def test_no_mount_of_a_cell_honours_setuid_and_few_have_devices(ground: Ground) -> None:
+    """Those of an order, too: what is covered, private, lent or written."""
+    (ground.mine / "lib").mkdir()
+    ground.lent = (lent(ground.mine / "lib"),)
+
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+            done = await shell(f"python3 -c '{MOUNTS}'")
+            rows = [line.split() for line in done.output.splitlines()]
+            assert {suid for _, suid, _ in rows} == {"True"}, done.output
+            with_devices = {path for path, _, nodev in rows if nodev == "False"}
+            assert with_devices <= DEVICE_MOUNTS, done.output
+            assert str(ground.mine / "lib") in {path for path, _, _ in rows}
+
+    run(main())
+
+
+DEVICE_MOUNTS = {
+    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"),
+    *("/dev/ptmx", "/dev/pts"),
+}
+
+
+@process
+@levels
+def test_the_usual_devices_open(ground: Ground, level: CageLevel) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            done = await shell(
+                "echo x > /dev/null; ! echo x 2> /dev/null > /dev/full || exit 1; "
+                "for d in zero random urandom; do head -c 1 /dev/$d | wc -c; done"
+            )
+            assert (done.code, done.output) == (0, "1\n1\n1\n")
+
+    run(main())
+
+
+@process
+def test_a_cell_has_terminals_of_its_own(ground: Ground) -> None:
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+            done = await shell("script -qec 'echo typed > /dev/tty; tty' /dev/null | tr -d '\\r'")
+            assert done.output == "typed\n/dev/pts/0\n"
+
+    run(main())
+
+
+@process
+@levels
+def test_what_the_kernel_counts_per_user_is_bounded_for_good(
+    ground: Ground, level: CageLevel
+) -> None:
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            done = await shell("ulimit -Hc; ulimit -Hi; ulimit -Hq; ulimit -He; ulimit -i 5000")
+            core, signals, queue_bytes, nice, *_ = done.output.splitlines()
+            assert (core, nice) == ("0", "0")
+            assert int(signals) <= 4096
+            assert int(queue_bytes) <= 256 * 1024
+            assert done.code != 0, "a limit that is lowered is never raised again"
+
+    run(main())
+
+
+@process
+def test_a_cell_has_a_part_of_the_user_s_inotify(ground: Ground) -> None:
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+            for name in ("instances", "watches"):
+                whole = int(Path(f"/proc/sys/fs/inotify/max_user_{name}").read_text())
+                done = await shell(f"cat /proc/sys/user/max_inotify_{name}")
+                assert int(done.output) == whole // 4
+            done = await shell("echo 100000 > /proc/sys/user/max_inotify_instances")
+            assert done.code != 0
+
+    run(main())
+
+
+@process
+@levels
+def test_a_command_never_gets_ahead_again(ground: Ground, level: CageLevel) -> None:
+    """It comes after everything else, and no call or file of /proc changes that."""
+    tries = (
+        "nice -n -5 true 2>&1 | grep -q cannot",
+        "! echo 0 > /proc/self/oom_score_adj",
+        "! echo 0 > /proc/self/autogroup",
+        "test $(cat /proc/self/oom_score_adj) = 1000",
+        "test $(nice) = 10",
+    )
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            for one in tries:
+                assert (await shell(one)).code == 0, one
+
+    run(main())
+
+
 @process
 @levels
 def test_a_search_s_program_may_write_nothing(ground: Ground, level: CageLevel) -> None:

@@ -189,7 +189,7 @@ def test_calls_that_nobody_has_judged_do_not_exist(machine: str) -> None:
 
 def with_mode(call: str, mode: int) -> list[tuple[int, ...]]:
     """Return the arguments by which a call gives a file a mode."""
-    return {
+    arguments: dict[str, list[tuple[int, ...]]] = {
         "chmod": [(0, mode)],
         "fchmod": [(0, mode)],
         "fchmodat": [(0, 0, mode)],
@@ -199,7 +199,8 @@ def with_mode(call: str, mode: int) -> list[tuple[int, ...]]:
         "openat": [(0, 0, CREATES | 1, mode), (0, 0, NAMELESS | 2, mode)],
         "mknod": [(0, mode), (0, 0o100000 | mode), (0, 0o010000 | mode)],
         "mknodat": [(0, 0, mode), (0, 0, 0o100000 | mode)],
-    }[call]
+    }
+    return arguments[call]
 
 
 @pytest.mark.parametrize(
