@@ -288,7 +288,7 @@ def _bad_end(file: Path) -> str | None:
     with file.open("rb") as segment:
         size = segment.seek(0, os.SEEK_END)
         start = segment.seek(max(0, size - LAST_BYTES))
-        *lines, rest = segment.read().split(b"\n")
+        *lines, rest = segment.read(LAST_BYTES).split(b"\n")
     if rest:
         return f"the last record has no end; its {len(rest)} bytes do not count"
     if not lines or (len(lines) == 1 and start):

@@ -316,7 +316,7 @@ def test_a_file_that_grows_after_it_was_measured_is_not_read_whole(
             os.truncate(path, 1 << 34)
         return about
 
-    monkeypatch.setattr(fsview.os, "fstat", measured)
+    monkeypatch.setattr(os, "fstat", measured)
     arguments = CHANGES[tool]
     tracemalloc.start()
     try:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,13 @@ def took(work: Callable[[], object]) -> float:
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_no_glob_stalls_whoever_matches_it(pattern: str) -> None:
     glob = Glob(pattern)
-    assert max(took(lambda path=path: glob.matches(path)) for path in PATHS) < LIMIT_S
+    assert max(took(partial(glob.matches, path)) for path in PATHS) < LIMIT_S
 
 
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_no_line_of_a_gitignore_stalls_its_reader(pattern: str) -> None:
     rules = IgnoreRules.of(pattern)
-    spent = [took(lambda path=path: rules.says(path, is_folder=False)) for path in PATHS]
+    spent = [took(partial(rules.says, path, is_folder=False)) for path in PATHS]
     assert max(spent) < LIMIT_S
 
 
@@ -87,7 +88,11 @@ def test_no_rule_of_a_permission_stalls_a_call() -> None:
     rule = {"tool": "Bash", "pattern": "*a" * 50 + "b", "action": "deny"}
     check = policy_of(Permissions.from_wire({"rule": [rule]}))
     call = BashArgs(command="a" * 20_000)
-    assert took(lambda: run(check("Bash", call))) < LIMIT_S
+
+    async def main() -> str | None:
+        return await check("Bash", call)
+
+    assert took(lambda: run(main())) < LIMIT_S
 
 
 # -- what they mean
