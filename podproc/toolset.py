@@ -118,7 +118,7 @@ def build_toolset(
     cage = _cage(birth, support, scope, lends, str(output_dir), bare)
     environment = bare if cage is None else cage.environment(bare)
     registry = Registry(
-        policy=policy_of(manifest.permissions),
+        policy=policy_of(manifest.permissions, cwd=manifest.cwd, workspace=manifest.workspace),
         on_defect=on_defect,
         content_limit=manifest.engine.tool_output,
     )

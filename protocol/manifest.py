@@ -67,6 +67,14 @@ def _not_reserved(value: str) -> str:
     return value
 
 
+def _model_name(value: str) -> str:
+    scheme, colon, model_id = value.partition(":")
+    known = [one.value for one in Scheme]
+    if not colon or not model_id or scheme not in known:
+        raise ValueError(f"should be 'scheme:model id' with a scheme of {', '.join(known)}")
+    return value
+
+
 Name = Annotated[str, Field(pattern=f"^{POD_NAME}$"), AfterValidator(_not_reserved)]
 Flag = Annotated[bool, Strict()]
 Whole = Annotated[int, Strict()]
@@ -80,6 +88,8 @@ Size = Annotated[
 ]
 Pattern = Annotated[str, AfterValidator(_regular_expression)]
 Text = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+"""A model as `scheme:model id`."""
 
 
 class Section(Wire):
@@ -209,6 +219,11 @@ class Model(Script):
         """The environment variable that holds the key; None where a file does or none is needed."""
         return None if self.api_key_file else self.api_key_env or _KEY_ENV.get(self.scheme)
 
+    @property
+    def name(self) -> str:
+        """The model as `delegation_models` names it."""
+        return f"{self.scheme}:{self.model_id}"
+
 
 class ModelTable(Model):
     """A model as written: answers inline, or the name of a script file that has them."""
@@ -290,6 +305,22 @@ class ScopeTable(Section):
 
     allow: tuple[RuleTable, ...] = ()
     deny: tuple[RuleTable, ...] = ()
+
+
+class DelegationTable(ScopeTable):
+    """What a pod may lend, as written."""
+
+    override_denies: Flag = False
+
+
+class Delegation(Scope):
+    """What a pod may lend.
+
+    The denies of its own scope bind those below it too. `override_denies` frees them of its write
+    denies; only an operator says so.
+    """
+
+    override_denies: bool = False
 
 
 class Action(StrEnum):
@@ -501,7 +532,10 @@ class OnParentExit(StrEnum):
 
 
 class Settings(Section):
-    """What a manifest says in the same words whether written or resolved."""
+    """What a manifest says in the same words whether written or resolved.
+
+    `delegation_models` are those that the pod may name for a child; None: its own alone.
+    """
 
     description: str = ""
     role: Text | None = None
@@ -515,6 +549,7 @@ class Settings(Section):
     permissions: Permissions = Permissions()
     sandbox: Sandbox = Sandbox()
     compaction: Compaction = Compaction()
+    delegation_models: tuple[ModelName, ...] | None = None
     budget: Budget = Budget()
     feature: Feature = Feature()
     mcp: Mcp = Mcp()
@@ -535,7 +570,7 @@ class Profile(Settings):
     cwd: Text | None = None
     model: ModelTable = ModelTable()
     scope: ScopeTable = ScopeTable()
-    delegation_scope: ScopeTable = ScopeTable()
+    delegation_scope: DelegationTable = DelegationTable()
     stall_timeout_s: Seconds | None = None
     hang_timeout_s: Seconds | None = None
 
@@ -560,7 +595,7 @@ class PodManifest(Settings):
     cwd: str
     model: Model = Model()
     scope: Scope = Scope()
-    delegation_scope: Scope = Scope()
+    delegation_scope: Delegation = Delegation()
     beat_interval_s: Seconds = 1
     stall_timeout_s: Seconds = 0
     hang_timeout_s: Seconds = 60

@@ -115,6 +115,11 @@ def covers(scope: Scope, rule: ScopeRule) -> bool:
     ) and not any(lent.includes(deny.permission) and shares(deny, rule) for deny in scope.deny)
 
 
+def takes(deny: ScopeRule, rule: ScopeRule) -> bool:
+    """Say whether a deny takes away all that a rule is about, be that an allow or another deny."""
+    return rule.permission.includes(deny.permission) and contains(deny, rule)
+
+
 def overlaps(rule_a: ScopeRule, rule_b: ScopeRule) -> bool:
     """Say whether both rules may write one path; raises InvalidScope for a bad target."""
     both_write = rule_a.permission is rule_b.permission is Permission.WRITE
@@ -169,6 +174,27 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
     relative one without an absolute `cwd`, a `..` below what exists, a loop of links, or a
     directory that may not be searched.
     """
+    return _resolved(path, cwd)[0]
+
+
+def links_on(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
+    """Return the links that `canonical` follows, each by its own name in its canonical folder.
+
+    Whoever replaces one of them changes where the path leads. Raises what `canonical` raises.
+    """
+    return tuple(link for link, _ in _resolved(path, cwd)[1])
+
+
+def names_of(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
+    """Return every name that a path has while its links are followed, the canonical one last.
+
+    Raises what `canonical` raises.
+    """
+    real, links = _resolved(path, cwd)
+    return (*(f"{link}/{rest}" if rest else link for link, rest in links), real)
+
+
+def _resolved(path: str, cwd: str | None) -> tuple[str, list[tuple[str, str]]]:
     if not path or "\0" in path:
         raise InvalidScope(f"not a path: {path!r}", path=path)
     if len(path) > _LONGEST or path.count("/") > _DEEPEST:
@@ -179,7 +205,7 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
         path = f"{cwd}/{path}"
     done: list[str] = []
     todo = path.split("/")[::-1]
-    exists, links = True, 0
+    exists, links = True, list[tuple[str, str]]()
     while todo:
         part = todo.pop()
         if part in ("", "."):
@@ -192,8 +218,8 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
         here = "/" + "/".join([*done, part])
         mode = _mode(here, path) if exists else None
         if mode is not None and stat.S_ISLNK(mode):
-            links += 1
-            if links > _MOST_LINKS:
+            links.append((here, "/".join(todo[::-1])))
+            if len(links) > _MOST_LINKS:
                 raise InvalidScope(f"too many links in {path!r}", path=path)
             target = _link_target(here, path)
             done = [] if target.startswith("/") else done
@@ -201,7 +227,7 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
             continue
         exists = mode is not None and stat.S_ISDIR(mode)
         done.append(part)
-    return "/" + "/".join(done)
+    return "/" + "/".join(done), links
 
 
 def matches(rule: ScopeRule, path: str) -> bool:

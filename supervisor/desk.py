@@ -8,9 +8,10 @@ from typing import Any
 
 from protocol import control as c
 from protocol.errors import Forbidden, Internal, InvalidRequest, SegmentConflict, UnknownPod
-from protocol.manifest import PodManifest, unavailable
+from protocol.manifest import PodManifest, Scheme, unavailable
 from protocol.session.store import SessionStore
 from supervisor.boot import Boot
+from supervisor.core.descent import models_to_name
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
 from supervisor.pod_store import PodStore, refuse_foreign
@@ -26,7 +27,7 @@ _PODS_MAY_SAY: dict[str, frozenset[str] | None] = {
     "name": None,
     "task": None,
     "scope": None,
-    "delegation_scope": None,
+    "delegation_scope": frozenset({"allow", "deny"}),
     "profile": None,
     "cwd": None,
     "budget": None,
@@ -45,6 +46,31 @@ def _null_in(table: Any) -> str | None:
         if isinstance(value, dict | list) and (inner := _null_in(value)) is not None:
             return f"{key}.{inner}"
     return None
+
+
+def _with_scheme(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a pod's spawn with `scheme:model id` taken apart.
+
+    Without a known scheme in front the text is an id, of the parent's scheme or the profile's.
+    """
+    model = table.get("model")
+    named = model.get("model_id") if isinstance(model, dict) else None
+    scheme, _, model_id = named.partition(":") if isinstance(named, str) else ("", "", "")
+    if model_id and scheme in {one.value for one in Scheme}:
+        return {**table, "model": {"scheme": scheme, "model_id": model_id}}
+    return table
+
+
+def _require_model(parent: PodManifest, child: PodManifest) -> None:
+    """Raise Forbidden where a pod has named a model for its child that it may not name."""
+    may = models_to_name(parent)
+    if child.model.name not in may:
+        raise Forbidden(
+            f"pod {parent.name} may not name the model {child.model.name} for a child; "
+            f"it may name: {', '.join(may) or 'none'}",
+            next_step="name one of these, or have an operator add it to delegation_models",
+            models=list(may),
+        )
 
 
 class Desk:
@@ -102,6 +128,8 @@ class Desk:
         table = self._as_pods_may(spawn.table) if by_pod else spawn.table
         if parent is not None:
             manifest = resolve_child(table, parent, supervisor=self._boot.supervisor)
+            if by_pod and "model" in table:
+                _require_model(parent, manifest)
         else:
             manifest = resolve_pod(
                 table,
@@ -131,6 +159,7 @@ class Desk:
             if key not in _PODS_MAY_SAY or more:
                 told = ", ".join(f"{key}.{one}" for one in sorted(more)) or key
                 raise Forbidden(f"a pod may not say {told} of its child; a profile may")
+        table = _with_scheme(table)
         if (name := table.get("profile")) is None:
             return table
         if not isinstance(name, str):

@@ -179,7 +179,8 @@ def resolve_child(
     if beyond := exceeds(parent, pod.manifest):
         raise NotSubset(
             f"{parent.name!r} may not give a child that much: {'; '.join(beyond)}",
-            next_step="ask for less, or widen the parent's delegation_scope in the fleet file",
+            next_step="ask for less, or widen the parent's delegation_scope in the fleet file; its "
+            "override_denies frees children of the parent's write denies",
             beyond=beyond,
         )
     return pod.manifest
@@ -236,6 +237,9 @@ class _Resolver:
         layers = (*self._profile(own), own)
         settings: Data = {**inherited(parent), "name": "unnamed"}
         base = Layer(source, at, settings)
+        schemes = [one.data["model"]["scheme"] for one in layers if one.has("model", "scheme")]
+        if schemes and schemes[-1] != parent.model.scheme:
+            settings["model"] = {}  # where the parent's model is says nothing of another scheme's
         for layer in layers:
             if layer.has("workspace"):
                 told = f"a child has its parent's workspace, {parent.workspace}"

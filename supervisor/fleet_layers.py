@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from protocol.errors import InvalidScope
 from protocol.manifest import PodManifest, Script
-from protocol.scope import canonical
+from protocol.scope import canonical, links_on
 from supervisor.mistakes import Checker, Mistake
 from supervisor.toml_source import Loc, Source, SyntaxMistake, read_source
 
@@ -142,7 +142,10 @@ class Files:
             if layer.has(key, "model"):
                 data[key] = {**data[key], "model": self._with_key(layer, key, "model")}
         for key in {"scope", "delegation_scope"} & data.keys():
-            data[key] = {side: list(self._rules(layer, key, side, workspace)) for side in data[key]}
+            sides = {"allow", "deny"} & data[key].keys()
+            data[key] = data[key] | {
+                side: list(self._rules(layer, key, side, workspace)) for side in sides
+            }
         if "sandbox" in data:
             opened = {"extra_read", "extra_write"} & data["sandbox"].keys()
             data["sandbox"] = data["sandbox"] | {
@@ -180,6 +183,14 @@ class Files:
             target = self._canonical(layer.source, at, rule["target"], workspace)
             if target is not None:
                 yield {**rule, "target": target}
+            if target is not None and side == "deny":
+                yield from self._names_on(os.path.expanduser(rule["target"]), workspace)
+
+    @staticmethod
+    def _names_on(written: str, workspace: str) -> Iterator[Data]:
+        """Yield a deny of each link on a denied path: to replace one would lead the path away."""
+        for link in links_on(written, cwd=workspace):
+            yield {"target": link, "permission": "write", "recursive": False}
 
     def _opened(self, layer: Layer, key: str, workspace: str) -> Iterator[str]:
         for number, written in enumerate(layer.data["sandbox"][key]):

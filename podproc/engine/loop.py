@@ -66,7 +66,7 @@ class Recorder(Protocol):
     def emit(self, event: ev.Event) -> None:
         """Publish something that is not logged."""
 
-    def alert(self, level: AlertLevel, message: str) -> None:
+    def alert(self, level: AlertLevel, message: str) -> object:
         """Tell people."""
 
     def next_block(self) -> int:

@@ -73,7 +73,9 @@ class SpawnPodArgs(ToolArgs):
     profile: str | None = Field(None, description="the name of a prepared profile")
     instruction: str | None = Field(None, description="how it is to work, for its system prompt")
     cwd: str | None = Field(None, description="its working directory; yours if left out")
-    model: str | None = Field(None, description="a model id of your provider; yours if left out")
+    model: str | None = Field(
+        None, description="scheme:model id, or an id of your provider; yours if left out"
+    )
     budget: dict[str, int | float] | None = Field(None, description="bounds, such as usd or turns")
     stop_jobs: bool = Field(
         False, description="end your own running commands, which could write there"

@@ -6,20 +6,25 @@ as it came out: `exceeds` names everything in it that goes beyond the parent. Th
 gate; it is passed by every child at its spawn, and again at every restore, since the parent's own
 authority may have become smaller meanwhile.
 
-    scope          writes: lendable     reads: lendable, or the workspace; the parent's read denies
+    scope          writes: lendable     reads: lendable, or the workspace
     delegation     lendable
+    denies         those of the parent's scope, too
+    models to name those that the parent may name
     permissions    what the parent may not do comes first, and what it may do only then
     sandbox        as closed, at least
     features       those of the parent, at most
     budget         each bound, at most
 
-*Lendable* is the parent's delegation scope, less what the parent itself must not even read. The two
-authorities of the parent are apart: what it may lend may be more than what its own tools may do.
+*Lendable* is the parent's delegation scope. The two authorities of the parent are apart: what it
+may lend may be more than what its own tools may do. But a deny is a never: the denies of the
+parent's scope bind all below it (`binding`). What lies wholly under such a deny is refused. What
+only overlaps it is given, and the deny comes with it. An operator may free children of the write
+denies (`override_denies`); nobody frees them of the read denies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from typing import Any
 
@@ -35,7 +40,7 @@ from protocol.manifest import (
     SandboxLevel,
     SandboxMode,
 )
-from protocol.scope import Permission, Scope, ScopeRule, contains, covers
+from protocol.scope import Permission, Scope, ScopeRule, contains, covers, shares, takes
 
 NOT_INHERITED = frozenset(
     {
@@ -65,13 +70,14 @@ _NO_BOUNDS = ("nice", "oom_score_adj")
 def inherited(parent: PodManifest) -> dict[str, Any]:
     """Return the settings a child has where neither profile nor call says otherwise.
 
-    Its scope begins with the workspace, for reading, less what the parent may not read.
+    Its scope begins with the workspace, for reading, and with the denies that bind the parent's
+    children.
     """
     settings = parent.model_dump(mode="json", exclude=set(NOT_INHERITED))
     settings["engine"]["instruction"] = None
     settings["restart"] = Restart.NEVER.value
     workspace = {"target": parent.workspace, "permission": "read"}
-    denies = [rule.to_wire() for rule in _unreadable(parent)]
+    denies = [rule.to_wire() for rule in binding(parent)]
     settings["scope"] = {"allow": [workspace], "deny": denies}
     return settings
 
@@ -91,7 +97,35 @@ def narrowed(parent: Permissions, asked: Permissions) -> Permissions:
 def lendable(parent: PodManifest) -> Scope:
     """Return all that a pod may lend."""
     own = parent.delegation_scope
-    return Scope(allow=own.allow, deny=(*own.deny, *_unreadable(parent)))
+    return Scope(allow=own.allow, deny=own.deny)
+
+
+def binding(parent: PodManifest) -> tuple[ScopeRule, ...]:
+    """Return the denies of a pod's scope that bind those below it."""
+    frees = parent.delegation_scope.override_denies
+    return tuple(r for r in parent.scope.deny if not (frees and r.permission is Permission.WRITE))
+
+
+def unbound(
+    denies: Iterable[ScopeRule], scope: Scope, delegation: Scope | None = None
+) -> Iterator[ScopeRule]:
+    """Yield the denies that a scope does not have, and that take something from what it allows.
+
+    A read deny always does: whoever may read the workspace may be asked for any of it.
+    """
+    allowed = (*scope.allow, *(delegation.allow if delegation else ()))
+    for deny in denies:
+        is_met = deny.permission is Permission.READ or any(
+            rule.permission.includes(deny.permission) and shares(deny, rule) for rule in allowed
+        )
+        if is_met and not any(takes(own, deny) for own in scope.deny):
+            yield deny
+
+
+def models_to_name(pod: PodManifest) -> tuple[str, ...]:
+    """Return the models that a pod may name for a child, as `scheme:model id`."""
+    named = pod.delegation_models
+    return (pod.model.name,) if named is None else named
 
 
 def exceeds(parent: PodManifest, child: PodManifest) -> list[str]:
@@ -101,6 +135,7 @@ def exceeds(parent: PodManifest, child: PodManifest) -> list[str]:
 
 def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
     yield from _beyond_scope(parent, child)
+    yield from _beyond_models(parent, child)
     yield from _beyond_permissions(parent.permissions, child.permissions)
     yield from _beyond_sandbox(parent.sandbox, child.sandbox)
     yield from _beyond_features(parent.feature, child.feature)
@@ -115,18 +150,31 @@ def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
 
 
 def _beyond_scope(parent: PodManifest, child: PodManifest) -> Iterator[str]:
-    may_lend = lendable(parent)
+    may_lend, denies = lendable(parent), binding(parent)
     workspace = ScopeRule(target=parent.workspace, permission=Permission.READ)
     for rule in child.scope.allow:
         is_workspace = rule.permission is Permission.READ and contains(workspace, rule)
-        if not is_workspace and not covers(may_lend, rule):
-            yield _not_lendable("scope", rule, may_lend)
+        if not is_workspace:
+            yield from _beyond_rule("scope", rule, may_lend, denies)
     for rule in child.delegation_scope.allow:
-        if not covers(may_lend, rule):
-            yield _not_lendable("delegation_scope", rule, may_lend)
-    for rule in _unreadable(parent):
-        if rule not in child.scope.deny:
-            yield f"scope: the parent may not read {rule.target}, so neither may a child"
+        yield from _beyond_rule("delegation_scope", rule, may_lend, denies)
+    for deny in unbound(denies, child.scope, child.delegation_scope):
+        yield f"scope: {_never(deny)}"
+    if child.delegation_scope.override_denies and not parent.delegation_scope.override_denies:
+        yield "delegation_scope.override_denies: the parent has it not"
+
+
+def _beyond_rule(
+    key: str, rule: ScopeRule, may_lend: Scope, denies: Iterable[ScopeRule]
+) -> Iterator[str]:
+    if not covers(may_lend, rule):
+        yield _not_lendable(key, rule, may_lend)
+    elif (deny := next((one for one in denies if takes(one, rule)), None)) is not None:
+        yield f"{key}: {rule.permission} {rule.target}: {_never(deny)}"
+
+
+def _never(deny: ScopeRule) -> str:
+    return f"the parent may not {deny.permission} {deny.target}, so neither may a child"
 
 
 def _not_lendable(key: str, rule: ScopeRule, may_lend: Scope) -> str:
@@ -135,8 +183,11 @@ def _not_lendable(key: str, rule: ScopeRule, may_lend: Scope) -> str:
     return f"{key}: {rule.permission} {rule.target} is not the parent's to lend: it has {has}{less}"
 
 
-def _unreadable(parent: PodManifest) -> tuple[ScopeRule, ...]:
-    return tuple(rule for rule in parent.scope.deny if rule.permission is Permission.READ)
+def _beyond_models(parent: PodManifest, child: PodManifest) -> Iterator[str]:
+    """A child may name its own model, whoever chose it, and of the others what the parent may."""
+    may = {*models_to_name(parent), child.model.name}
+    if more := [name for name in models_to_name(child) if name not in may]:
+        yield f"delegation_models: the parent may not name {', '.join(more)}"
 
 
 def _beyond_permissions(parent: Permissions, child: Permissions) -> Iterator[str]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from protocol.scope import LentRule
 from protocol.status import Relation
-from supervisor.core.descent import lendable
+from supervisor.core.descent import binding, lendable
 from supervisor.core.life import Phase
 from supervisor.core.member import Member
 from supervisor.core.rows import TOP_LEVEL, Lender, Line
@@ -102,7 +102,10 @@ def _counts(one: Member, name: str) -> bool:
 
 def line(members: Mapping[str, Member], name: str) -> Line:
     """Return where a pod stands, for the scope table."""
-    above = tuple(Lender(one.name, lendable(one.manifest)) for one in line_above(members, name))
+    above = tuple(
+        Lender(one.name, lendable(one.manifest), binding(one.manifest))
+        for one in line_above(members, name)
+    )
     below = frozenset(
         other
         for other, one in members.items()

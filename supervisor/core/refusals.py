@@ -10,6 +10,7 @@ from typing import Any
 
 from protocol.errors import DuplicatePod, NotSubset, PodsupError, SegmentConflict, WriteConflict
 from protocol.scope import Scope, ScopeRule, covers
+from supervisor.core.descent import unbound
 from supervisor.core.rows import Allocation, Lender, LifeOf
 
 
@@ -92,6 +93,15 @@ def not_lendable(wanted: Allocation, lender: Lender) -> PodsupError | None:
                 rule=rule.to_wire(),
                 lender=lender.pod,
             )
+    claimed = Scope(allow=wanted.writes, deny=wanted.scope_deny)
+    for deny in unbound(lender.denies, claimed):
+        return NotSubset(
+            f"{lender.pod!r} may not {deny.permission} {deny.target}, so neither may "
+            f"{wanted.pod!r} below it",
+            next_step="ask for less, or set delegation_scope.override_denies in the fleet file",
+            rule=deny.to_wire(),
+            lender=lender.pod,
+        )
     return None
 
 

@@ -79,10 +79,11 @@ class Adoption:
 
 @dataclass(frozen=True, slots=True)
 class Lender:
-    """Somebody whom a pod may be a child of, and all that it may lend."""
+    """Somebody whom a pod may be a child of, all that it may lend, and which denies go with it."""
 
     pod: str
     delegation: Scope
+    denies: tuple[ScopeRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

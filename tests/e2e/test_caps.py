@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from protocol.entries import Invoke, ToolResultEntry
 from supervisor.client import Client
 from tests.e2e.fleets import DEADLINE_S, answers, connect, fleet, history, start
 from tests.support.home import Home
@@ -37,7 +39,7 @@ def calls(match: str, *wanted: tuple[str, dict[str, Any]]) -> str:
 
 def results(client: Client, pod: str) -> list[Any]:
     """Return the results of a pod's tools so far."""
-    return [one.item for one in history(client, pod) if one.kind == "tool_result"]
+    return [one.item for one in history(client, pod) if isinstance(one, ToolResultEntry)]
 
 
 def caps(home: Home, pod: str) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def test_peers_that_answer_each_other_stop_and_a_person_lets_them_go_on(home: Ho
     with connect(home) as client:
 
         def begun(pod: str) -> int:
-            return sum(1 for one in history(client, pod) if one.kind == "invoke")
+            return sum(1 for one in history(client, pod) if isinstance(one, Invoke))
 
         def alerts(pod: str) -> list[str]:
             return [one["message"] for one in client.snapshot(pod)["alerts"]]
@@ -106,9 +108,8 @@ def test_peers_that_answer_each_other_stop_and_a_person_lets_them_go_on(home: Ho
         eventually(held, "one of them is held", DEADLINE_S)
         pod = held()
         assert pod is not None
-        unasked = [
-            one for one in history(client, pod) if one.kind == "invoke" and not one.request_id
-        ]
+        invokes = [one for one in history(client, pod) if isinstance(one, Invoke)]
+        unasked = [one for one in invokes if not one.has_person]
         assert len(unasked) == 4
         (told,) = [one for one in alerts(pod) if "waits with its notifications" in one]
         assert "supervisor.max_notification_runs.per_hour is 4" in told
@@ -125,3 +126,32 @@ def test_peers_that_answer_each_other_stop_and_a_person_lets_them_go_on(home: Ho
         assert begun(pod) == before
         client.run(pod, "look", timeout_s=DEADLINE_S)
         assert begun(pod) > before
+
+
+def test_denied_link_is_neither_replaced_nor_written_through(home: Home) -> None:
+    (home.work / "real").mkdir()
+    (home.work / "sub").mkdir()
+    (home.work / "link").symlink_to("real")
+    pod = (
+        '"alice"\nscope = { allow = [{ target = ".", permission = "write" }], '
+        'deny = [{ target = "link", permission = "write" }] }\n'
+    )
+    tries = [
+        ("Bash", {"command": "rm link && mkdir link"}),
+        ("Bash", {"command": "ln -sfn sub link"}),
+        ("Bash", {"command": "mv link gone"}),
+        ("Bash", {"command": "echo x > link/f"}),
+        ("Write", {"file_path": "link/f", "content": "x"}),
+        ("Write", {"file_path": "real/f", "content": "x"}),
+    ]
+    own = ("Bash", {"command": "echo x > sub/f"})
+    start(
+        home, fleet(pod + answers(*(calls(f"^{n}$", one) for n, one in enumerate([*tries, own]))))
+    )
+    with connect(home) as client:
+        for number in range(len(tries) + 1):
+            client.run("alice", str(number), timeout_s=DEADLINE_S)
+        told = results(client, "alice")
+    assert [one.is_error for one in told] == [True] * len(tries) + [False], told
+    assert os.readlink(home.work / "link") == "real"
+    assert os.listdir(home.work / "real") == []

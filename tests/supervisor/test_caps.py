@@ -116,8 +116,8 @@ def test_refusal_says_how_many_live_and_what_to_do() -> None:
     )
     assert (many.details["live"], many.details["most"]) == (2, 2)
     assert many.next_step == (
-        "podsup tree, then podsup stop one of them; or raise supervisor.max_children in the fleet file, "
-        "then podsup down and podsup start"
+        "podsup tree, then podsup stop one of them; or raise supervisor.max_children in the "
+        "fleet file, then podsup down and podsup start"
     )
     deep = spawn_refusal(kin("a b<a c<b"), "c", "d", SMALL)
     assert isinstance(deep, Forbidden)

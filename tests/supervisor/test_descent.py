@@ -35,9 +35,9 @@ from protocol.manifest import (
     TicketAccess,
     unavailable,
 )
-from protocol.scope import Permission, Scope, ScopeRule, effective_permission
+from protocol.scope import Permission, Scope, ScopeRule, effective_permission, matches
 from supervisor.boot import Boot
-from supervisor.core.descent import exceeds, inherited, lendable, narrowed
+from supervisor.core.descent import binding, exceeds, inherited, models_to_name, narrowed
 from supervisor.desk import Desk
 from supervisor.fleet_file import FleetFileInvalid, resolve_child
 from supervisor.paths import Paths
@@ -74,7 +74,9 @@ class Ground:
     def placed(self, scope: Mapping[str, Any]) -> dict[str, Any]:
         """Return a scope with its targets where they are."""
         return {
-            side: [{**rule, "target": self.at(rule["target"])} for rule in rules]
+            side: rules
+            if side == "override_denies"
+            else [{**rule, "target": self.at(rule["target"])} for rule in rules]
             for side, rules in scope.items()
         }
 
@@ -159,16 +161,36 @@ def _beyond_at_a_path(parent: PodManifest, child: PodManifest, root: str) -> Ite
     everything = ScopeRule(target="/", permission=Permission.READ)
     readable = Scope(allow=(everything,), deny=parent.scope.deny)
     for path in (f"{root}/{probe}".rstrip("/") for probe in PROBES):
-        lends = effective_permission(parent.delegation_scope, path)
+        lends = gives_at(parent, path)
         reads = Permission.READ if f"{path}/".startswith(f"{parent.workspace}/") else None
         if effective_permission(readable, path) is None:
             lends = reads = None
         has = effective_permission(child.scope, path)
         if RANK[has] > max(RANK[lends], RANK[reads]):
             yield f"{has} {path}"
-        gives = effective_permission(child.delegation_scope, path)
+        gives = gives_at(child, path)
         if RANK[gives] > RANK[lends]:
             yield f"lending {gives} {path}"
+
+
+def gives_at(pod: PodManifest, path: str) -> Permission | None:
+    """Return the most that a pod may give at a path: its delegation, under its own denies."""
+    lends, denied = (
+        pod.delegation_scope,
+        {
+            rule.permission
+            for rule in pod.scope.deny
+            if path == rule.target
+            or (rule.recursive and path.startswith(f"{rule.target}/"))
+            or os.path.dirname(path) == rule.target
+        },
+    )
+    if lends.override_denies:
+        denied.discard(Permission.WRITE)
+    given = effective_permission(lends, path)
+    if given is None or Permission.READ in denied:
+        return None
+    return Permission.READ if Permission.WRITE in denied else given
 
 
 def _beyond_in_a_call(parent: Permissions, child: Permissions) -> Iterator[str]:
@@ -823,11 +845,150 @@ def test_what_the_parent_may_not_read_it_cannot_lend(ground: Ground) -> None:
     parent = ground.parent(
         scope={"deny": [read("w/a/b")]}, delegation_scope=allow(write("w/a"), write("x"))
     )
-    assert lendable(parent).deny == parent.scope.deny
-    with pytest.raises(NotSubset, match=r"scope: write .*/w/a is not the parent's to lend"):
-        ground.child(parent, scope=allow(write("w/a")))
-    child = ground.child(parent, scope=allow(write("w/a/n")))
+    assert binding(parent) == parent.scope.deny
+    for key in ("scope", "delegation_scope"):
+        with pytest.raises(NotSubset, match=r"the parent may not read .*/w/a/b, so neither may a"):
+            ground.child(parent, **{key: allow(write("w/a/b/n"))})
+    child = ground.child(parent, scope=allow(write("w/a")))
+    assert effective_permission(child.scope, ground.at("w/a")) is Permission.WRITE
     assert effective_permission(child.scope, ground.at("w/a/b")) is None
+
+
+# -- a deny is a never
+
+
+@pytest.mark.parametrize("key", ["scope", "delegation_scope"])
+def test_write_deny_refuses_what_lies_in_it(ground: Ground, key: str) -> None:
+    parent = ground.parent(scope={"deny": [write("w/a")]}, delegation_scope=allow(write("w")))
+    for target in ("w/a", "w/a/b", "w/a/b/n"):
+        with pytest.raises(NotSubset, match=rf"{key}: write .* the parent may not write .*/w/a"):
+            ground.child(parent, **{key: allow(write(target))})
+    ground.child(parent, **{key: allow(read("w/a"))})
+
+
+def test_write_deny_goes_with_what_overlaps_it_at_every_depth(ground: Ground) -> None:
+    pod = ground.parent(scope={"deny": [write("w/a")]}, delegation_scope=allow(write("w")))
+    for number in range(4):
+        wish = {"scope": allow(write("w")), "delegation_scope": allow(write("w"))}
+        pod = ground.child(pod, name=f"kid{number}", **wish)
+        assert effective_permission(pod.scope, ground.at("w/d")) is Permission.WRITE
+        assert effective_permission(pod.scope, ground.at("w/a/b")) is Permission.READ
+        with pytest.raises(NotSubset, match="so neither may a child"):
+            ground.child(pod, scope=allow(write("w/a/b")))
+
+
+def test_override_frees_children_of_write_denies_and_of_no_read_deny(ground: Ground) -> None:
+    lends = {**allow(write("w")), "override_denies": True}
+    scope = {"deny": [write("w/a"), read("w/d")]}
+    parent = ground.parent(scope=scope, delegation_scope=lends)
+    child = ground.child(parent, scope=allow(write("w")))
+    assert effective_permission(child.scope, ground.at("w/a")) is Permission.WRITE
+    assert effective_permission(child.scope, ground.at("w/d")) is None
+    bound = ground.parent(scope=scope, delegation_scope=allow(write("w")))
+    with pytest.raises(NotSubset, match=r"delegation_scope\.override_denies: the parent has it"):
+        ground.child(bound, delegation_scope=lends)
+
+
+def test_child_that_could_not_write_there_needs_no_new_deny(ground: Ground) -> None:
+    """A deny that an operator adds later keeps only those from coming back whom it concerns."""
+    before = ground.parent(delegation_scope=allow(write("w")))
+    less = ground.parent(scope={"deny": [write("w/a")]}, delegation_scope=allow(write("w")))
+    assert exceeds(less, ground.child(before, scope=allow(write("w/d")))) == []
+    for key in ("scope", "delegation_scope"):
+        (told,) = exceeds(less, ground.child(before, **{key: allow(write("w"))}))
+        assert told.startswith("scope: the parent may not write")
+
+
+def test_no_descendant_passes_a_deny_of_any_ancestor(ground: Ground) -> None:
+    """Whatever is asked for, at each of four generations, by an oracle over paths alone."""
+    seen: Counter[str] = Counter()
+    everything = {"allow": [write("w"), write("x")]}
+
+    @settings(max_examples=200)
+    @given(
+        st.lists(st.sampled_from(SCOPE_RULES), min_size=1, max_size=3),
+        st.lists(requests(("scope", "delegation_scope")), min_size=4, max_size=4),
+    )
+    def descend(denies: list[dict[str, Any]], wishes: list[dict[str, Any]]) -> None:
+        has: dict[str, Any] = {"delegation_scope": everything}
+        line = [ground.parent(scope={"deny": denies}, delegation_scope=everything)]
+        for wish in wishes:
+            table = asked_of(has, {"delegation_scope": everything, **wish})
+            try:
+                line.append(ground.child(line[-1], **table))
+            except (FleetFileInvalid, NotSubset):
+                seen["refused"] += 1
+                continue
+            seen["given"] += 1
+            has = {**has, "delegation_scope": table["delegation_scope"]}
+        for path in (ground.at(probe) for probe in PROBES if probe):
+            most: Permission | None = Permission.WRITE
+            for pod in line:
+                may = effective_permission(pod.scope, path)
+                assert RANK[may] <= RANK[most], (path, [one.scope for one in line])
+                denied = {rule.permission for rule in pod.scope.deny if matches(rule, path)}
+                most = min(
+                    most,
+                    None if "read" in denied else Permission.READ if denied else most,
+                    key=RANK.__getitem__,
+                )
+
+    descend()
+    assert seen["given"] >= 100, seen
+    assert seen["refused"] >= 50, seen
+
+
+# -- which models a pod may name
+
+
+def test_pod_names_only_models_that_an_operator_lists(ground: Ground, desk: Desk) -> None:
+    model = {"scheme": "anthropic", "model_id": "big", "base_url": "http://here"}
+    listed: dict[str, Any] = {"delegation_models": ["anthropic:small", "openai_chat:a:b"]}
+    for settings_, asked, got in (
+        ({}, "big", "anthropic:big"),
+        ({}, "anthropic:big", "anthropic:big"),
+        ({}, "small", None),
+        ({}, "openai_chat:big", None),
+        (listed, "small", "anthropic:small"),
+        (listed, "anthropic:small", "anthropic:small"),
+        (listed, "openai_chat:a:b", "openai_chat:a:b"),
+        (listed, "a:b", None),
+        (listed, "big", None),
+    ):
+        parent = ground.parent(model=model, **settings_)
+        asking = spawn(model={"model_id": asked})
+        if got is None:
+            with pytest.raises(Forbidden, match="may not name the model") as refused:
+                desk.resolve_spawn(asking, parent=parent, by_pod=True)
+            assert refused.value.details["models"] == list(models_to_name(parent))
+        else:
+            child = desk.resolve_spawn(asking, parent=parent, by_pod=True).manifest
+            assert child.model.name == got
+            is_parents = child.model.scheme is parent.model.scheme
+            assert child.model.base_url == ("http://here" if is_parents else None)
+            assert exceeds(parent, child) == []
+
+
+def test_operator_names_any_model_for_a_child(ground: Ground, desk: Desk) -> None:
+    asked = spawn(model={"model_id": "other"})
+    child = desk.resolve_spawn(asked, parent=ground.parent(), by_pod=False).manifest
+    assert child.model.model_id == "other"
+    assert models_to_name(child) == ("scripted:other",)
+
+
+def test_child_cannot_widen_the_models_that_it_may_name(ground: Ground, desk: Desk) -> None:
+    parent = ground.parent(delegation_models=["scripted:a", "scripted:b"])
+    child = ground.child(parent)
+    assert child.delegation_models == parent.delegation_models
+    assert models_to_name(ground.child(parent, delegation_models=["scripted:a"])) == ("scripted:a",)
+    with pytest.raises(NotSubset, match="delegation_models: the parent may not name scripted:c"):
+        ground.child(parent, delegation_models=["scripted:a", "scripted:c"])
+    for key in ({"delegation_models": ["scripted:a"]}, {"model": {"scheme": "anthropic"}}):
+        with pytest.raises(Forbidden, match="a pod may not say"):
+            desk.resolve_spawn(spawn(**key), parent=parent, by_pod=True)
+    override = {"delegation_scope": {"allow": [], "override_denies": True}}
+    with pytest.raises(Forbidden, match=r"may not say delegation_scope\.override_denies"):
+        desk.resolve_spawn(spawn(**override), parent=parent, by_pod=True)
 
 
 # -- the second look, when a child starts again (pitfall 29)
@@ -975,10 +1136,10 @@ def test_a_pod_says_what_the_tool_for_it_lets_it_say(ground: Ground, desk: Desk)
         delegation_scope=ground.placed(allow(write("w/a/b/c"))),
         cwd=ground.at("w/a"),
         engine={"instruction": "be quick"},
-        model={"model_id": "other"},
+        model={"model_id": "scripted"},
     )
     child = desk.resolve_spawn(asked, parent=parent, by_pod=True).manifest
-    assert (child.task, child.cwd, child.model.model_id) == ("look", ground.at("w/a"), "other")
+    assert (child.task, child.cwd, child.model.model_id) == ("look", ground.at("w/a"), "scripted")
     assert beyond(parent, child, ground.root) == []
 
 

@@ -218,6 +218,56 @@ def test_scope_targets_are_stored_with_their_links_resolved(work: Path) -> None:
     assert pod.scope.allow[0].target == f"{work}/real/new"
 
 
+@pytest.mark.parametrize("permission", ["write", "read"])
+def test_deny_on_a_link_denies_both_names(work: Path, permission: str) -> None:
+    """Whatever the path passes through: a link at its end, on its way, and a link to a link."""
+    (work / "real/sub").mkdir(parents=True)
+    (work / "one").symlink_to("real")
+    (work / "two").symlink_to("one")
+    scope = "scope = {{ allow = [{{ target = '.', permission = 'write' }}], deny = [{}] }}"
+    for written, real, links in (
+        ("one", "real", ["one"]),
+        ("one/sub", "real/sub", ["one"]),
+        ("two/sub/new", "real/sub/new", ["two", "one"]),
+        ("real", "real", []),
+    ):
+        rule = f"{{ target = '{written}', permission = '{permission}' }}"
+        (pod,) = load(work, f"[[pod]]\nname = 'a'\n{scope.format(rule)}\n").pods
+        assert [(r.target, r.permission) for r in pod.scope.deny] == [
+            (f"{work}/{real}", permission),
+            *((f"{work}/{link}", "write") for link in links),
+        ]
+        for link in links:
+            may = effective_permission(pod.scope, f"{work}/{link}")
+            assert may is Permission.READ, "nobody replaces it"
+
+
+def test_link_on_an_allowed_path_is_allowed_by_no_name_of_its_own(work: Path) -> None:
+    (work / "real").mkdir()
+    (work / "link").symlink_to("real")
+    rule = "{ target = 'link', permission = 'write' }"
+    (pod,) = load(work, f"[[pod]]\nname = 'a'\nscope = {{ allow = [{rule}] }}\n").pods
+    assert effective_permission(pod.scope, f"{work}/link") is Permission.READ
+
+
+@pytest.mark.parametrize("name", ["big", "nobody:x", "anthropic:", ":x"])
+def test_delegation_model_without_a_scheme_is_a_mistake(work: Path, name: str) -> None:
+    found = only_mistake(work, f"[[pod]]\nname = 'a'\ndelegation_models = ['{name}']\n")
+    assert found.key == "pod.delegation_models"
+    assert "scheme:model id" in found.message
+    assert "anthropic" in found.message
+
+
+def test_caps_reach_the_supervisor_and_the_pods(work: Path) -> None:
+    text = "[supervisor]\nmax_children = 2\nmax_notification_runs = { per_hour = 7 }\n"
+    found = load(work, f"{text}[[pod]]\nname = 'a'\n")
+    assert (found.supervisor.max_children, found.supervisor.max_depth) == (2, 4)
+    bounds = found.pods[0].max_notification_runs
+    assert (bounds.per_minute, bounds.per_hour) == (30, 7)
+    for key in ("max_children", "max_tree", "max_depth"):
+        assert "greater than" in only_mistake(work, f"[supervisor]\n{key} = 0\n").message
+
+
 @pytest.mark.parametrize(
     ("folder", "name"), [("My Fleet!", "my-fleet"), ("ok-1.2", "ok-1.2"), ("...", "fleet")]
 )
