@@ -22,6 +22,7 @@ from protocol.base import Wire
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
 from protocol.manifest import PodManifest, SupervisorTable
+from supervisor.core.operator_settings import OperatorSettings
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
@@ -38,6 +39,7 @@ class Boot(Wire):
     home: str | None = None
     supervisor: SupervisorTable = SupervisorTable()
     pods: tuple[PodManifest, ...] = ()
+    settings: OperatorSettings = OperatorSettings()
     fresh: bool = False
     operation: str
     wait: str = "ready"
