@@ -56,7 +56,7 @@ class Briefing:
             tools=tuple(self._tools.registry.names()),
             agents_md=found.texts,
         )
-        return await off_loop(prompt.render, context, config_dir=self._birth.config_dir)
+        return await off_loop(prompt.render, context, self._birth.template)
 
     def log_files(self) -> None:
         """Log the hashes of what the newest prompt was made of, once."""

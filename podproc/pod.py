@@ -57,6 +57,7 @@ from protocol.errors import (
     PodsupError,
 )
 from protocol.lanes import Lanes
+from protocol.scope import Permission, effective_permission
 from protocol.session.store import SessionStore
 from protocol.snapshot import AlertRecord, Greeting, Snapshot
 from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
@@ -118,7 +119,9 @@ class Pod:
         support = cage or CageSupport()
         if (why := refusal(self._manifest.sandbox, support)) is not None:
             raise InvalidRequest(why, next_step="podsup doctor shows what is missing")
-        self._sandbox = describe(self._manifest.sandbox, support)
+        scope, files = self._manifest.scope, birth.protected
+        exposed = [one for one in files if effective_permission(scope, one) is Permission.WRITE]
+        self._sandbox = describe(self._manifest.sandbox, support, exposed)
         self._transport = transport
         self._post_run_jobs = post_run_jobs
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,10 +1,11 @@
 """The system prompt: a template, rendered once per segment with what a pod is and may do.
 
 The built-in template is `prompts/system.md.j2`; an operator's `system.md.j2` in the config folder
-takes its place. Templates are jinja's, in its sandbox, without a loader: one file, no includes.
-They get the fields of `PromptContext` and nothing that differs from one rendering to the next: no
-clock, no chance, no environment. The same pod gets the same prompt, which is what a provider's
-cache lives on. What is inserted, an instruction say, is text and never rendered itself.
+takes its place. The supervisor reads it when the fleet is started, and gives it to each pod at its
+birth. Templates are jinja's, in its sandbox, without a loader: one file, no includes. They get the
+fields of `PromptContext` and nothing that differs from one rendering to the next: no clock, no
+chance, no environment. The same pod gets the same prompt, which is what a provider's cache lives
+on. What is inserted, an instruction say, is text and never rendered itself.
 
 A template that does not work refuses the run with its file and line. `range`, powers, products of
 texts and the size of the result are bounded, against mistakes. Not guaranteed: that a template
@@ -16,8 +17,6 @@ Jinja is imported here only, and at the first rendering unless `preload` did it 
 from __future__ import annotations
 
 import functools
-import os
-import stat
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from podproc.agents_md import AgentsText
 from podproc.escaping import plain
+from protocol.birth import PromptTemplate
 from protocol.errors import InvalidRequest
 from protocol.summaries import ScopeSummary
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TEMPLATE = "system.md.j2"
 BUILT_IN = Path(__file__).with_name("prompts") / TEMPLATE
 MOST = 256 * 1024
-"""Bytes of a template, and of what it becomes."""
+"""Bytes of what a template becomes."""
 
 _MOST_STEPS = 100_000
 _HIGHEST_POWER = 64
@@ -63,16 +63,14 @@ class PromptContext:
     memory: str = ""
 
 
-def render(context: PromptContext, *, config_dir: str) -> str:
+def render(context: PromptContext, template: PromptTemplate | None = None) -> str:
     """Return the system prompt; raises InvalidRequest naming file, line, cause and next step.
 
-    Blocks for one small file. `config_dir` may be "".
+    `template` is the operator's, in place of the built-in one.
     """
-    path = os.path.join(config_dir, TEMPLATE) if config_dir else ""
-    source = _source_of(path) if path else None
-    if source is None:
+    if template is None:
         return _rendered(_built_in(), context, str(BUILT_IN))
-    return _rendered(_compiled(source, path), context, path)
+    return _rendered(_compiled(template.text, template.file), context, template.file)
 
 
 def preload() -> None:
@@ -85,32 +83,6 @@ def preload() -> None:
 @functools.cache
 def _built_in() -> Template:
     return _compiled(BUILT_IN.read_text("utf-8"), str(BUILT_IN))
-
-
-def _source_of(path: str) -> str | None:
-    """Return the operator's template, None where there is none; raises InvalidRequest."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise _broken(path, None, error.strerror or str(error)) from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _broken(path, None, "it is not a regular file")
-        with open(fd, "rb", closefd=False) as file:
-            data = file.read(MOST + 1)
-    except OSError as error:
-        raise _broken(path, None, error.strerror or str(error)) from error
-    finally:
-        os.close(fd)
-    if len(data) > MOST:
-        raise _broken(path, None, f"it has more than {MOST} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise _broken(path, line, f"it is not UTF-8: {error.reason}") from error
 
 
 def _compiled(source: str, path: str) -> Template:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,11 @@ def build_toolset(
     for rule in scope.allow:
         if rule.permission is Permission.WRITE and not os.path.exists(rule.target):
             os.makedirs(rule.target)
-    lends = Lends(scope, birth.lent, birth.lend_number)
+    of_tools = _without_files_of_the_operator(scope, birth.protected)
+    lends = Lends(of_tools, birth.lent, birth.lend_number)
     view = ScopeView(
         lends.permission_at,
-        explain=lends.explain,
+        explain=lambda path: _operators(path, birth.protected) or lends.explain(path),
         cwd=manifest.cwd,
         closed=birth.product_dirs,
         opening=str(output_dir),
@@ -182,6 +183,7 @@ def _cage(
         scope=scope,
         lent=lambda: lends.lent,
         closed=birth.product_dirs,
+        protected=birth.protected,
         opened=output_dir,
         room=os.path.join(os.path.dirname(output_dir), "cage"),
         environment=environment,
@@ -209,3 +211,13 @@ def _without_own_code(scope: Scope) -> Scope:
     code = {canonical(path) for path in (*packages, sys.prefix, sys.base_prefix)}
     deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(code))
     return scope.model_copy(update={"deny": (*scope.deny, *deny)})
+
+
+def _without_files_of_the_operator(scope: Scope, files: Iterable[str]) -> Scope:
+    """Close to file tools what podsup itself goes by; the sandbox sees to commands."""
+    deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in files)
+    return scope.model_copy(update={"deny": (*scope.deny, *deny)})
+
+
+def _operators(path: str, files: Sequence[str]) -> str | None:
+    return f"{path} says what podsup does; only the operator changes it" if path in files else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from protocol.base import Wire
+from protocol.catalog import Known
 from protocol.manifest import PodManifest
 from protocol.scope import LentRule
 
@@ -23,8 +24,19 @@ class Access(Wire):
     base_url: str | None = None
 
 
+class PromptTemplate(Wire):
+    """The operator's template of the system prompt; `file` is where it was read."""
+
+    file: str
+    text: str
+
+
 class Birth(Wire):
-    """One incarnation of one pod. Paths are absolute; times in seconds."""
+    """One incarnation of one pod. Paths are absolute; times in seconds.
+
+    `protected` are the files that the operator wrote: whatever its scope says, the pod's tools may
+    not change them. `template` and `catalog` are the operator's, where there are any.
+    """
 
     manifest: PodManifest
     pod_id: str
@@ -36,6 +48,9 @@ class Birth(Wire):
     data_dir: str
     product_dirs: tuple[str, ...]
     config_dir: str = ""
+    protected: tuple[str, ...] = ()
+    template: PromptTemplate | None = None
+    catalog: tuple[Known, ...] = ()
     session_id: str
     segment_id: str
     beat_interval_s: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -44,6 +44,7 @@ BOMB = "a command can start processes without bound"
 ROOT = "run as root: what only root may read in /etc and other readable folders can be read"
 NETWORK = "network: what a command can read it can send away"
 SOCKETS = "unix_sockets: other programs of this user (a desktop bus, docker, ssh-agent) can be used"
+OPERATORS = "what podsup itself goes by can be changed by commands: {}"
 FLEET = "unix_sockets without namespaces: the fleet's own sockets can be connected to"
 
 
@@ -86,10 +87,16 @@ def refusal(settings: Settings, support: CageSupport) -> str | None:
     )
 
 
-def describe(settings: Settings, support: CageSupport) -> Sandbox:
-    """Return the level in force and, in words for people, all that it leaves open."""
+def describe(settings: Settings, support: CageSupport, protected: Sequence[str] = ()) -> Sandbox:
+    """Return the level in force and, in words for people, all that it leaves open.
+
+    `protected` are the operator's files that lie where the pod may write.
+    """
     level = chosen_level(settings, support)
-    return Sandbox(level=level.value, unprotected=tuple(_left_open(level, settings, support)))
+    left_open = [*_left_open(level, settings, support)]
+    if protected and level is not CageLevel.NAMESPACES:
+        left_open.append(OPERATORS.format(", ".join(protected)))
+    return Sandbox(level=level.value, unprotected=tuple(left_open))
 
 
 def _left_open(level: CageLevel, settings: Settings, support: CageSupport) -> Iterator[str]:

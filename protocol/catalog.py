@@ -18,11 +18,13 @@ from pydantic import Field, ValidationError
 
 from protocol.errors import InvalidRequest
 from protocol.manifest import Scheme, Section
+from protocol.operator_file import read_operator_file
 
 DEFAULT_WINDOW = 200_000
 UNKNOWN = "unknown"
 OWN = Path(__file__).with_name("catalog.toml")
 NAME = "catalog.toml"
+_MEND = "mend the file, or move it away"
 
 
 class Known(Section):
@@ -56,19 +58,41 @@ class Catalog:
 
 def load_catalog(config_dir: str | Path = "") -> Catalog:
     """Return the shipped catalog behind the operator's; raises InvalidRequest for a broken one."""
-    own = _read(OWN)
-    path = Path(config_dir) / NAME if config_dir else None
-    return Catalog((*(_read(path) if path is not None and path.is_file() else ()), *own))
+    return catalog_of(own_lines(Path(config_dir) / NAME) if config_dir else ())
 
 
-@functools.lru_cache(maxsize=4)
-def _read(path: Path) -> tuple[Known, ...]:
+def catalog_of(own: Iterable[Known]) -> Catalog:
+    """Return the shipped catalog behind an operator's lines."""
+    return Catalog((*own, *_shipped()))
+
+
+def own_lines(path: Path) -> tuple[Known, ...]:
+    """Return the lines of an operator's file, none without one; raises InvalidRequest."""
     try:
-        return _File.from_wire(tomllib.loads(path.read_text())).model
+        text = read_operator_file(path).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise InvalidRequest(f"{path}: {why}", next_step=_MEND) from error
+    return lines_of(text, path)
+
+
+def lines_of(text: str, path: Path) -> tuple[Known, ...]:
+    """Return the lines of a text; raises InvalidRequest naming the file it is from."""
+    try:
+        return _File.from_wire(tomllib.loads(text)).model
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         why = f"{where}: {first['msg']}"
-    except (ValueError, OSError) as error:
+    except RecursionError:
+        why = "its tables and arrays are nested too deeply"
+    except ValueError as error:
         why = str(error)
-    raise InvalidRequest(f"{path}: {why}", next_step="mend the file, or move it away")
+    raise InvalidRequest(f"{path}: {why}", next_step=_MEND)
+
+
+@functools.cache
+def _shipped() -> tuple[Known, ...]:
+    return _File.from_wire(tomllib.loads(OWN.read_text("utf-8"))).model

@@ -27,21 +27,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, JsonValue, Strict
 
 from protocol.base import Wire
+from protocol.names import POD_NAME, is_pod_name
 from protocol.scope import Scope, ScopeRule
 
-POD_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
-"""What a name of a pod or a fleet looks like, whole."""
-
-_WHOLE_NAME = re.compile(POD_NAME)
 _SIZE = re.compile(r"(\d+) ?(?:([KMGT]i?)?B?)", re.IGNORECASE)
-
-
-def is_pod_name(text: str) -> bool:
-    """Say whether the text may name a pod or a fleet, and so stand in a path.
-
-    `operator` may not: that is who sends what no pod sends.
-    """
-    return _WHOLE_NAME.fullmatch(text) is not None and text != "operator"
 
 
 def _size_in_bytes(value: Any) -> Any:

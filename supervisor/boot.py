@@ -23,6 +23,7 @@ from protocol.environment import OF_SUPERVISORS
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
 from protocol.manifest import PodManifest, SupervisorTable
+from supervisor.core.operator_settings import OperatorSettings
 
 
 class Boot(Wire):
@@ -37,6 +38,7 @@ class Boot(Wire):
     home: str | None = None
     supervisor: SupervisorTable = SupervisorTable()
     pods: tuple[PodManifest, ...] = ()
+    settings: OperatorSettings = OperatorSettings()
     fresh: bool = False
     operation: str
     wait: str = "ready"

@@ -61,8 +61,10 @@ from supervisor.core.fleet_record import (
     FleetDown,
     FleetStarted,
     Reported,
+    SettingsFixed,
 )
 from supervisor.core.fleet_record import Told as ToldRecord
+from supervisor.core.operator_settings import without_answers
 from supervisor.core.reports import Report
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
@@ -125,7 +127,7 @@ class Daemon:
         for pod in taken.pods:
             add_pod(self._fleet, boot, paths, taken.journal, pod)
         self._fleet.settle_peers()
-        self._desk = Desk(boot, paths, taken.table, taken.store)
+        self._desk = Desk(boot, paths, taken.table, taken.store, taken.journal)
         self._broker = b.Broker(self._presence, self._fleet)
         self._token = secrets.token_urlsafe(24)
         self._token_path = paths.fleet_runtime(boot.fleet) / "token"
@@ -150,7 +152,8 @@ class Daemon:
         started = FleetStarted(
             fleet=boot.fleet, workspace=boot.workspace, supervisor=identity, epoch=epoch
         )
-        await on_disk(taken.journal.append, started)
+        fixed = SettingsFixed(settings=boot.settings, pods=tuple(map(without_answers, boot.pods)))
+        await on_disk(taken.journal.append, started, fixed)
         await zygote  # before anybody can ask for anything: what is asked can be done
         control = paths.control_socket(boot.fleet)
         self._router = self._transport.router(f"ipc://{control}", self._on_frames)
@@ -175,7 +178,11 @@ class Daemon:
             journal=taken.journal,
             table=taken.table,
             starter=Starter(
-                self._paths, taken.journal, taken.table, taken.store, Keys(self._boot.keys)
+                self._paths,
+                taken.journal,
+                taken.table,
+                taken.store,
+                Keys(self._boot.keys, self._boot.pods),
             ),
             transport=self._transport,
             background=self._background,

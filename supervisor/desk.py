@@ -11,7 +11,10 @@ from protocol.errors import Forbidden, Internal, InvalidRequest, SegmentConflict
 from protocol.manifest import PodManifest, Scheme, unavailable
 from protocol.session.store import SessionStore
 from supervisor.boot import Boot
-from supervisor.core.descent import models_to_name
+from supervisor.core.descent import exceeds, models_to_name
+from supervisor.core.fleet_record import PlacesGiven
+from supervisor.core.operator_settings import PlacedTable, places_of
+from supervisor.journal import Journal
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
 from supervisor.pod_store import PodStore, refuse_foreign
@@ -76,11 +79,14 @@ def _require_model(parent: PodManifest, child: PodManifest) -> None:
 class Desk:
     """Answers for one fleet; every method blocks."""
 
-    def __init__(self, boot: Boot, paths: Paths, table: ScopeTable, store: PodStore) -> None:
+    def __init__(
+        self, boot: Boot, paths: Paths, table: ScopeTable, store: PodStore, journal: Journal
+    ) -> None:
         self._boot = boot
         self._paths = paths
         self._table = table
         self._store = store
+        self._journal = journal
 
     def allocations(self) -> c.Allocations:
         """All rows of the scope table, without tokens."""
@@ -116,38 +122,49 @@ class Desk:
     def resolve_spawn(
         self, spawn: c.Spawn, *, parent: PodManifest | None, by_pod: bool
     ) -> KnownPod:
-        """The pod that a spawn asks for, over its parent's settings or the fleet file's defaults.
+        """The pod that a spawn asks for, over its parent's settings or the fleet's defaults.
 
-        A pod names a profile that an operator offers; an operator names a file. Raises
-        FleetFileInvalid, InvalidRequest, NotSubset or Conflict.
+        A pod names a profile that was offered when the fleet was started; an operator names a file,
+        which is read now. No other file is. Raises FleetFileInvalid, InvalidRequest, NotSubset or
+        Conflict.
         """
         from supervisor.fleet_file import resolve_child, resolve_pod  # only a spawn pays for it
 
         if (key := _null_in(spawn.table)) is not None:
             raise InvalidRequest(f"{key}: null is no value; leave the key out")
-        table = self._as_pods_may(spawn.table) if by_pod else spawn.table
+        table, profile = self._as_pods_may(spawn.table) if by_pod else (spawn.table, None)
+        record = self._journal.record
         if parent is not None:
-            manifest = resolve_child(table, parent, supervisor=self._boot.supervisor)
+            manifest = resolve_child(
+                table,
+                parent,
+                supervisor=self._boot.supervisor,
+                profile=profile,
+                places=record.places if by_pod else None,
+                others=self._boot.pods,
+            )
             if by_pod and "model" in table:
                 _require_model(parent, manifest)
         else:
             manifest = resolve_pod(
                 table,
-                fleet_file=Path(self._boot.file),
                 fleet=self._boot.fleet,
                 workspace=self._boot.workspace,
                 supervisor=self._boot.supervisor,
-                config_dir=self._paths.config,
+                settings=record.settings,
+                others=self._boot.pods,
             )
         if missing := unavailable(manifest):
             raise InvalidRequest("; ".join(missing))
         stored = self._store.load(manifest.name)
         if stored is not None:
             refuse_foreign(stored, fleet=self._boot.fleet, workspace=self._boot.workspace)
+        if parent is not None and exceeds(parent, manifest, places=record.places):
+            self._journal.append(PlacesGiven(places=places_of(manifest)))  # for its restores
         name = parent.name if parent else None
         return KnownPod(manifest, stored, parent=name, spawned=True)
 
-    def _as_pods_may(self, table: dict[str, Any]) -> dict[str, Any]:
+    def _as_pods_may(self, table: dict[str, Any]) -> tuple[dict[str, Any], PlacedTable | None]:
         """Return the table of a pod's spawn: with what a pod may say, and an offered profile.
 
         What else a child is comes from its parent, or from an operator's profile: a pod that could
@@ -161,22 +178,19 @@ class Desk:
                 raise Forbidden(f"a pod may not say {told} of its child; a profile may")
         table = _with_scheme(table)
         if (name := table.get("profile")) is None:
-            return table
+            return table, None
         if not isinstance(name, str):
             raise InvalidRequest("profile: should be the name of a profile")
-        beside = Path(self._boot.file).parent / "profiles"
-        offered = {
-            file.stem: file
-            for folder in (beside, self._paths.config / "profiles")
-            for file in sorted(folder.glob("*.toml"))
-        }
+        offered = self._journal.record.settings.profiles
         if name not in offered:
+            folder = Path(self._boot.file).parent / "profiles"
             raise InvalidRequest(
                 f"no profile is named {name!r}; there are: {', '.join(sorted(offered)) or 'none'}",
-                next_step=f"put one into {beside}",
+                next_step=f"an operator puts one into {folder}, and starts the fleet again",
                 profiles=sorted(offered),
             )
-        return {**table, "profile": str(offered[name])}
+        rest = {key: value for key, value in table.items() if key != "profile"}
+        return rest, offered[name]
 
     def require_restorable(self, name: str) -> None:
         """Raise what keeps a pod that is at rest from being restored, each case by itself."""

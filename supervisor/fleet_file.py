@@ -5,7 +5,8 @@ user's config, `[defaults]` of the fleet file, the pod's profile, the pod's own 
 value of an upper layer hides the lower one, tables are merged key by key, and the rules of scopes
 and permissions add up (permission rules of upper layers come first, since the first match decides).
 
-The result is complete: no path, script or default is looked up again when a pod starts. And it is
+The result is complete: no path, script or default is looked up again when a pod starts. What pods
+that are added later need, the defaults and the offered profiles, is in it (`settings`). And it is
 whole or not at all: a file with one mistake gives no fleet, but it gives every mistake, since the
 values that were refused are left out and the rest is checked to the end.
 
@@ -17,12 +18,16 @@ decides that.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import NotSubset
+from protocol.birth import PromptTemplate
+from protocol.catalog import NAME as CATALOG
+from protocol.catalog import Known, lines_of
+from protocol.errors import InvalidRequest, NotSubset
 from protocol.manifest import (
     FleetFile,
     FleetTable,
@@ -35,8 +40,10 @@ from protocol.manifest import (
     unavailable,
     unavailable_in_supervisor,
 )
+from protocol.operator_file import MOST
 from protocol.scope import effective_permission
 from supervisor.core.descent import exceeds, inherited, narrowed
+from supervisor.core.operator_settings import OperatorSettings, PlacedTable, places_of
 from supervisor.fleet_checks import check_fleet, check_pod, missing_keys
 from supervisor.fleet_layers import Data, Files, Layer, ResolvedPod, merged
 from supervisor.init_template import INIT_TEMPLATE
@@ -57,6 +64,13 @@ __all__ = [
 ]
 
 FILE_NAME = "podsup.toml"
+FLEET_FILE = "fleet file"
+PROFILES = "profiles"
+"""The folder, beside the fleet file or in the user's config, whose profiles pods may name."""
+
+MOST_PROFILES = 256
+TEMPLATE = "system.md.j2"
+MOST_TEMPLATE = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,7 @@ class Fleet:
     workspace: Path
     supervisor: SupervisorTable
     pods: tuple[PodManifest, ...]
+    settings: OperatorSettings
     warnings: tuple[str, ...]
     unavailable: tuple[str, ...]
 
@@ -87,7 +102,7 @@ def load_fleet(
     file = path / FILE_NAME if path.is_dir() else path
     check = Checker()
     files = Files(check)
-    if (source := files.read(file)) is None:
+    if (source := files.read(file, FLEET_FILE)) is None:
         raise FleetFileInvalid(check.mistakes)
     data = check.validated(FleetFile, source)
     table = FleetTable.model_validate(data.get("fleet", {}))
@@ -107,6 +122,8 @@ def load_fleet(
     )
     pods = [resolve(source, number) for number in _pod_numbers(source)]
     check_fleet(check, [pod for pod in pods if pod.own.has("name")])
+    settings = _fixed(resolve, config_dir, beside=file.parent)
+    files.check_links([pod.manifest for pod in pods])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
     return Fleet(
@@ -115,6 +132,7 @@ def load_fleet(
         workspace=Path(workspace),
         supervisor=resolve.supervisor,
         pods=tuple(pod.manifest for pod in pods),
+        settings=settings,
         warnings=tuple(missing_keys(pods, environ)),
         unavailable=(
             *unavailable_in_supervisor(resolve.supervisor),
@@ -126,42 +144,49 @@ def load_fleet(
 def resolve_pod(
     table: dict[str, Any],
     *,
-    fleet_file: Path,
     fleet: str,
     workspace: str,
     supervisor: SupervisorTable,
-    config_dir: Path | None,
+    settings: OperatorSettings,
+    others: Sequence[PodManifest] = (),
 ) -> PodManifest:
-    """Resolve one `[[pod]]` table that stands in no file, over the fleet file's present defaults.
+    """Resolve one `[[pod]]` table that stands in no file, over the defaults of the fleet's start.
 
-    Raises FleetFileInvalid with all mistakes of the table and of the defaults.
+    A profile that it names is a file, which is read now; `others` are pods that may have put a link
+    there. Raises FleetFileInvalid with all mistakes of the table and of the profile.
     """
     check = Checker()
     files = Files(check)
-    defaults = _user_defaults(check, files, config_dir)
-    if fleet_file.exists() and (source := files.read(fleet_file)) is not None:
-        written = check.validated(FleetFile, source).get("defaults", {})
-        defaults = iter([*defaults, Layer(source, ("defaults",), written)])
     resolve = _Resolver(
         check,
         files,
         fleet=fleet,
         workspace=workspace,
         supervisor=supervisor,
-        defaults=tuple(defaults),
+        defaults=tuple(map(_layer, settings.defaults)),
     )
     pod = resolve(Source(Path(workspace, "spawn"), {"pod": [table]}), 0)
+    files.check_links([*others, pod.manifest])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
     return pod.manifest
 
 
 def resolve_child(
-    table: dict[str, Any], parent: PodManifest, *, supervisor: SupervisorTable
+    table: dict[str, Any],
+    parent: PodManifest,
+    *,
+    supervisor: SupervisorTable,
+    profile: PlacedTable | None = None,
+    places: Sequence[Mapping[str, Any]] | None = (),
+    others: Sequence[PodManifest] = (),
 ) -> PodManifest:
     """Resolve one `[[pod]]` table of a child: over its profile, over its parent's settings.
 
-    Raises FleetFileInvalid with all mistakes, and NotSubset for what the parent may not give.
+    `profile` is one that was offered at the fleet's start; one that the table names is a file of an
+    operator, as in `resolve_pod`. `places` is where the operator has models; None is anywhere: the
+    operator says it now. Raises FleetFileInvalid with all mistakes, and NotSubset for what the
+    parent may not give.
     """
     check = Checker()
     files = Files(check)
@@ -172,11 +197,15 @@ def resolve_child(
         workspace=parent.workspace,
         supervisor=supervisor,
         defaults=(),
+        profile=None if profile is None else _layer(profile),
     )
     pod = resolve.child(Source(Path(parent.workspace, "spawn"), {"pod": [table]}), parent)
+    files.check_links([*others, parent, pod.manifest])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
-    if beyond := exceeds(parent, pod.manifest):
+    if places is None:
+        places = places_of(pod.manifest)
+    if beyond := exceeds(parent, pod.manifest, places=places):
         raise NotSubset(
             f"{parent.name!r} may not give a child that much: {'; '.join(beyond)}",
             next_step="ask for less, or widen the parent's delegation_scope in the fleet file; its "
@@ -206,6 +235,7 @@ class _Resolver:
     workspace: str
     supervisor: SupervisorTable
     defaults: tuple[Layer, ...]
+    profile: Layer | None = None
 
     def __call__(self, source: Source, number: int) -> ResolvedPod:
         """Return one `[[pod]]` of the file; what is wrong with it is recorded and left out."""
@@ -260,11 +290,28 @@ class _Resolver:
             self.check.add(*pod.origin("cwd"), told)
         return pod
 
+    def offered(self, file: Path) -> PlacedTable | None:
+        """Return what a profile says, wherever it is used: with its paths absolute."""
+        source = self.files.read(file, "profile")
+        return None if source is None else self.placed(self._read_profile(source))
+
+    def placed(self, layer: Layer) -> PlacedTable:
+        """Return a layer as it is kept: with its paths absolute."""
+        workspace = self._workspace((layer,))
+        table = self.files.in_place(layer, workspace)
+        kept = {"workspace": workspace} if layer.has("workspace") else {}
+        return PlacedTable(file=str(layer.source.path), table={**table, **kept})
+
     def _profile(self, own: Layer) -> Iterator[Layer]:
+        if self.profile is not None:
+            yield self.profile
         if own.has("profile") and (file := self.files.beside(own, "profile")) is not None:
-            source = self.files.read(file)
+            source = self.files.read(file, "profile")
             if source is not None:
-                yield Layer(source, (), self.check.validated(Profile, source))
+                yield self._read_profile(source)
+
+    def _read_profile(self, source: Source) -> Layer:
+        return Layer(source, (), self.check.validated(Profile, source))
 
     def _workspace(self, layers: tuple[Layer, ...]) -> str:
         for layer in reversed(layers):
@@ -280,8 +327,67 @@ def _pod_numbers(source: Source) -> list[int]:
     return [number for number, table in enumerate(tables) if isinstance(table, dict)]
 
 
+def _fixed(resolve: _Resolver, config_dir: Path | None, *, beside: Path) -> OperatorSettings:
+    """Return what the files of the operator say besides the pods of the fleet file."""
+    folders = [beside / PROFILES, *([config_dir / PROFILES] if config_dir else [])]
+    offered = {
+        file.stem: file for folder in folders for file in _profiles_in(folder, resolve.check)
+    }
+    profiles = {name: resolve.offered(file) for name, file in offered.items()}
+    template, catalog = _of_the_user(resolve, config_dir)
+    return OperatorSettings(
+        defaults=tuple(map(resolve.placed, resolve.defaults)),
+        profiles={name: found for name, found in profiles.items() if found is not None},
+        template=template,
+        catalog=catalog,
+        files=resolve.files.taken_part(),
+        bare=_bare(resolve),
+    )
+
+
+def _profiles_in(folder: Path, check: Checker) -> list[Path]:
+    found = sorted(islice(folder.glob("*.toml"), MOST_PROFILES + 1))
+    if len(found) > MOST_PROFILES:
+        told = f"has more than {MOST_PROFILES} profiles; move away what no pod is to be offered"
+        check.add_mistake(Mistake(folder, None, "", told))
+    return found[:MOST_PROFILES]
+
+
+def _of_the_user(
+    resolve: _Resolver, config_dir: Path | None
+) -> tuple[PromptTemplate | None, tuple[Known, ...]]:
+    """Return the template and the lines of the catalog that lie in the user's config folder."""
+    if config_dir is None:
+        return None, ()
+    file = config_dir / TEMPLATE
+    text = resolve.files.text(file, "template", most=MOST_TEMPLATE)
+    template = None if text is None else PromptTemplate(file=str(file), text=text)
+    file = config_dir / CATALOG
+    try:
+        lines = lines_of(resolve.files.text(file, "catalog", most=MOST) or "", file)
+    except InvalidRequest as error:
+        resolve.check.add_mistake(Mistake(file, None, "", error.message))
+        return template, ()
+    return template, lines
+
+
+def _bare(resolve: _Resolver) -> PodManifest | None:
+    """Return what a pod gets that says nothing of itself; None where the defaults are mistaken."""
+    alone = replace(resolve, check=Checker())
+    pod = alone(Source(Path(resolve.workspace, "spawn"), {"pod": [{"name": "bare"}]}), 0)
+    return None if alone.check.mistakes else pod.manifest
+
+
+def _layer(kept: PlacedTable) -> Layer:
+    return Layer(Source(Path(kept.file), {}), (), kept.table, placed=True)
+
+
 def _user_defaults(check: Checker, files: Files, config_dir: Path | None) -> Iterator[Layer]:
     file = config_dir / "config.toml" if config_dir else None
-    if file is not None and file.exists() and (source := files.read(file)) is not None:
+    if (
+        file is not None
+        and os.path.lexists(file)
+        and (source := files.read(file, "config")) is not None
+    ):
         data = check.validated(UserConfig, source)
         yield Layer(source, ("defaults",), data.get("defaults", {}))

@@ -9,14 +9,18 @@ who means to reach outside writes an absolute path, or one below `~`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from protocol.errors import InvalidScope
 from protocol.manifest import PodManifest, Script
+from protocol.operator_file import planted_link, read_operator_file
 from protocol.scope import canonical, links_on
+from supervisor.core.operator_settings import ReadFile
+from supervisor.core.widening import writers
 from supervisor.mistakes import Checker, Mistake
 from supervisor.toml_source import Loc, Source, SyntaxMistake, read_source
 
@@ -34,11 +38,12 @@ _ADDING_UP = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A table of settings and where it stands."""
+    """A table of settings and where it stands; `placed`: its paths are absolute already."""
 
     source: Source
     at: Loc
     data: Data
+    placed: bool = False
 
     def has(self, *keys: str) -> bool:
         """Say whether the layer itself gives this value."""
@@ -96,10 +101,12 @@ class Files:
     def __init__(self, check: Checker) -> None:
         self._check = check
         self._sources: dict[Path, Source | None] = {}
+        self._named: dict[Path, str] = {}
 
-    def read(self, file: Path) -> Source | None:
-        """Return what a file says."""
+    def read(self, file: Path, kind: str) -> Source | None:
+        """Return what a file says; `kind` is what people call it."""
         if file not in self._sources:
+            self._named.setdefault(file, kind)
             self._sources[file] = None
             try:
                 self._sources[file] = read_source(file)
@@ -108,6 +115,47 @@ class Files:
             except OSError as error:
                 self._check.add_mistake(Mistake(file, None, "", error.strerror or str(error)))
         return self._sources[file]
+
+    def text(self, file: Path, kind: str, *, most: int) -> str | None:
+        """Return the text of a file that is no table; None where there is none."""
+        self._named.setdefault(file, kind)
+        try:
+            data = read_operator_file(file, most=most)
+            self._sources[file] = Source(file, {}, sha256=sha256(data).hexdigest())
+            return data.decode("utf-8-sig")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            told = f"is not UTF-8 text (at line {line})"
+            self._check.add_mistake(Mistake(file, line, "", told))
+        except OSError as error:
+            self._check.add_mistake(Mistake(file, None, "", error.strerror or str(error)))
+        return None
+
+    def taken_part(self) -> tuple[ReadFile, ...]:
+        """Return every file that is there, by its canonical path; a key is not read."""
+        return tuple(
+            ReadFile(path=os.path.realpath(file), kind=kind, sha256=self._digest(file))
+            for file, kind in sorted(self._named.items())
+            if os.path.isfile(file)
+        )
+
+    def _digest(self, file: Path) -> str:
+        source = self._sources.get(file)
+        return "" if source is None else source.sha256
+
+    def check_links(self, pods: Sequence[PodManifest]) -> None:
+        """Record each file that a link leads to which one of the pods may replace."""
+        for file in self._named:
+            link = planted_link(file, lambda path: bool(writers(pods, path)))
+            if link is not None:
+                names = ", ".join(pod.name for pod in writers(pods, link))
+                told = (
+                    f"{link} is a link in a folder that {names} may write, so it can lead "
+                    "anywhere; put the file itself there, or the link where no pod may write"
+                )
+                self._check.add_mistake(Mistake(file, None, "", told))
 
     def folder(self, source: Source, at: Loc, written: str, *, base: str) -> str:
         """Return the canonical path of a folder; the base after a mistake."""
@@ -125,7 +173,7 @@ class Files:
         path = self._joined(layer.source, (*layer.at, *keys), written, _folder_of(layer))
         if path is None:
             return None
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             self._check.add(layer.source, (*layer.at, *keys), f"there is no file {path}")
             return None
         return layer.source.path.parent / os.path.expanduser(written)
@@ -133,6 +181,8 @@ class Files:
     def in_place(self, layer: Layer, workspace: str) -> Data:
         """Return the layer's settings with absolute paths, and a script's answers for its name."""
         data = {key: value for key, value in layer.data.items() if key not in _WHERE}
+        if layer.placed:
+            return data
         if "cwd" in data:
             at = (*layer.at, "cwd")
             data["cwd"] = self.folder(layer.source, at, data["cwd"], base=workspace)
@@ -162,6 +212,8 @@ class Files:
             return model
         at = (*layer.at, *keys, "api_key_file")
         path = self._joined(layer.source, at, model["api_key_file"], _folder_of(layer))
+        if path is not None:
+            self._named.setdefault(Path(path), "key file")
         return {**model, "api_key_file": path}
 
     def _played(self, layer: Layer, model: Data) -> Data:
@@ -173,7 +225,7 @@ class Files:
             self._check.add(layer.source, at, "give a script or answers, not both")
         model = {key: value for key, value in model.items() if key != "script"}
         file = self.beside(layer, "model", "script")
-        if file is None or (source := self.read(file)) is None:
+        if file is None or (source := self.read(file, "script")) is None:
             return model
         return {"answers": [], **self._check.validated(Script, source), **model}
 

@@ -7,13 +7,13 @@ A file is read at each start of a pod, so a key can be changed without stopping 
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from protocol.birth import Access
 from protocol.errors import InvalidRequest
 from protocol.manifest import Model, PodManifest, Scheme
+from protocol.operator_file import planted_link, read_operator_file
+from supervisor.core.widening import writers
 
 MISSING = "missing_key"
 """Why a pod without its key is `failed`: it is not tried again."""
@@ -51,10 +51,11 @@ def collect(pods: Iterable[PodManifest], environ: Mapping[str, str]) -> dict[str
 
 
 class Keys:
-    """The keys of one fleet; they are not shown."""
+    """The keys of one fleet; they are not shown. `pods` may have put a link to a key's file."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, str], pods: Sequence[PodManifest] = ()) -> None:
         self._values = dict(values)
+        self._pods = pods
 
     def access(self, model: Model) -> Access | None:
         """Return how a model is reached; None where nothing is needed.
@@ -74,7 +75,7 @@ class Keys:
 
     def _key(self, model: Model) -> str:
         if model.api_key_file is not None:
-            return _of_file(model.api_key_file)
+            return _of_file(model.api_key_file, self._pods)
         variable = model.key_variable or ""
         if not (key := self._values.get(variable, "").strip()):
             raise MissingKey(
@@ -96,25 +97,20 @@ def _is_plain(key: str) -> bool:
     return bool(key) and all("!" <= character <= "~" for character in key)
 
 
-def _of_file(path: str) -> str:
+def _of_file(path: str, pods: Sequence[PodManifest]) -> str:
     again = "then podsup restart the pod"
+    if (link := planted_link(path, lambda one: bool(writers(pods, one)))) is not None:
+        raise MissingKey(
+            f"the key file {path} is reached by {link}, a link that a pod may replace",
+            f"name the file itself, {again}",
+        )
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise MissingKey(f"the key file {path} is no file", f"mend it, {again}")
-            key = file.read(MOST).decode().strip()
+        key = read_operator_file(path, most=MOST, forbidden=0o077).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise MissingKey(
             f"the key file {path} cannot be read: {why}", f"mend it, {again}"
         ) from error
-    if found.st_mode & 0o077:
-        raise MissingKey(
-            f"the key file {path} may be read by others (mode {found.st_mode & 0o777:o})",
-            f"chmod 600 {path}, {again}",
-        )
     if not _is_plain(key):
         raise MissingKey(
             f"the key file {path} does not hold one key and nothing else", f"mend it, {again}"

@@ -34,6 +34,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from protocol.errors import Internal, InvalidRequest
+from protocol.names import is_pod_name
+from protocol.operator_file import foreign
 
 SOCKET_LIMIT = 107
 """Most bytes of a Unix socket's path: `sun_path` has 108, the last one is NUL."""
@@ -146,8 +148,6 @@ def pod_id(home: str, pod: str) -> str:
 
 def checked_name(name: str) -> str:
     """Return the name of a pod or a fleet if it may stand in a path; else raises InvalidRequest."""
-    from protocol.manifest import is_pod_name  # 30 ms, which `podsup ps` need not spend
-
     if not is_pod_name(name):
         raise InvalidRequest(
             f"not a name: {name!r}",
@@ -195,6 +195,30 @@ def make_private_dir(path: Path) -> Path:
             next_step=f"look at what is in it, then: chmod 700 {path}",
         )
     return path
+
+
+def trusted_config(paths: Paths) -> Path:
+    """Return the config folder once nobody else can have put anything there.
+
+    Home, config folder and offered profiles may be missing, and may be links of ours. Raises
+    Internal for what belongs to another user, or what others may write.
+    """
+    for folder in (paths.home, paths.config, paths.config / "profiles"):
+        require_own_folder(folder)
+    return paths.config
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise Internal where a folder, or the link that stands for it, may be somebody else's."""
+    step = f"look at what is in {folder}, then give it to yourself; or use another --home"
+    with suppress(FileNotFoundError):
+        link, found = folder.lstat(), folder.stat()
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), 0):
+            raise Internal(f"{folder} is a link of user {link.st_uid}", next_step=step)
+        if not stat.S_ISDIR(found.st_mode):
+            raise Internal(f"{folder} is not a folder", next_step=f"move {folder} away")
+        if (why := foreign(found)) is not None:
+            raise Internal(f"{folder} {why}", next_step=step)
 
 
 def _scope_dir(environ: Mapping[str, str], passwd_home: str) -> Path:

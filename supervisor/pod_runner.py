@@ -202,7 +202,8 @@ class PodRunner:
         """Judge a child again: what its parent may give may be less than when it was spawned."""
         members = self._fleet.members
         giver = members.get(lender or "")
-        beyond = exceeds(giver.manifest, members[pod].manifest) if giver is not None else []
+        child, places = members[pod].manifest, self._journal.record.places
+        beyond = exceeds(giver.manifest, child, places=places) if giver is not None else []
         if not beyond:
             return None
         return NotSubset(

@@ -219,6 +219,7 @@ class Starter:
 
     def _birth(self, wanted: Wanted, meta: PodMetadata) -> Birth:
         manifest, paths = wanted.manifest, self._paths
+        settings = self._journal.record.settings
         events = paths.pod_socket(manifest.fleet, manifest.name, wanted.incarnation)
         return Birth(
             manifest=manifest,
@@ -233,6 +234,9 @@ class Starter:
                 str(folder) for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
             ),
             config_dir=str(paths.config),
+            protected=tuple(file.path for file in settings.files),
+            template=settings.template,
+            catalog=settings.catalog,
             session_id=meta.session_id,
             segment_id=meta.segment_id,
             beat_interval_s=manifest.beat_interval_s,

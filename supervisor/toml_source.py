@@ -15,8 +15,11 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from protocol.operator_file import read_operator_file
 
 Loc: TypeAlias = tuple[str | int, ...]
 """The way from a file's root to a value: keys of tables, indexes of arrays."""
@@ -32,6 +35,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 
+_TOO_DEEP = "its tables and arrays are nested too deeply"
+
 
 class SyntaxMistake(Exception):
     """The file is no TOML or JSON at all; `line` counts from 1."""
@@ -44,11 +49,12 @@ class SyntaxMistake(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file that was read: its values, and where they stand."""
+    """One file that was read: its values, where they stand, and the digest of its bytes."""
 
     path: Path
     data: dict[str, Any]
     lines: Mapping[Loc, int] = field(default_factory=dict)
+    sha256: str = ""
 
     def line_of(self, at: Loc) -> int | None:
         """Return the line of a value, or of the nearest thing around it that has one."""
@@ -60,14 +66,16 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """Read a TOML file, or a JSON one by its suffix; raises OSError and SyntaxMistake."""
+    data = read_operator_file(path)
+    digest = sha256(data).hexdigest()
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise SyntaxMistake(f"is not UTF-8 text (at line {line})", line=line) from error
     if path.suffix == ".json":
-        return Source(path=path, data=_from_json(text))
-    return Source(path=path, data=_from_toml(text), lines=_lines(text))
+        return Source(path=path, data=_from_json(text), sha256=digest)
+    return Source(path=path, data=_from_toml(text), lines=_lines(text), sha256=digest)
 
 
 def _from_toml(text: str) -> dict[str, Any]:
@@ -78,6 +86,8 @@ def _from_toml(text: str) -> dict[str, Any]:
         line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
         said = str(error).replace("(at end of document)", f"(at line {line}, the end of the file)")
         raise SyntaxMistake(said, line=line) from error
+    except RecursionError as error:
+        raise SyntaxMistake(_TOO_DEEP, line=None) from error
 
 
 def _from_json(text: str) -> dict[str, Any]:
@@ -85,6 +95,8 @@ def _from_json(text: str) -> dict[str, Any]:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise SyntaxMistake(f"{error.msg} (at line {error.lineno})", line=error.lineno) from error
+    except RecursionError as error:
+        raise SyntaxMistake(_TOO_DEEP, line=None) from error
     if not isinstance(data, dict):
         raise SyntaxMistake("should be an object", line=1)
     return data

@@ -15,7 +15,7 @@ from podproc.models.base import Model, Places, Reach
 from podproc.models.prices import Prices
 from podproc.models.scripted import ScriptedModel
 from protocol.birth import Access, Birth
-from protocol.catalog import DEFAULT_WINDOW, UNKNOWN, load_catalog
+from protocol.catalog import DEFAULT_WINDOW, UNKNOWN, catalog_of
 from protocol.errors import InvalidRequest
 from protocol.manifest import Model as ModelTable
 from protocol.manifest import Scheme
@@ -36,12 +36,12 @@ class Maker(Protocol):
 
 
 def build_model(table: ModelTable, access: Access | None, birth: Birth) -> Model:
-    """Return the adapter of a scheme; raises InvalidRequest for a broken catalog or no access."""
+    """Return the adapter of a scheme; raises InvalidRequest where nothing says how."""
     if table.scheme is Scheme.SCRIPTED:
         return _scripted(table, birth)
     if access is None:
         raise InvalidRequest(f"model {table.model_id}: nothing says how it is reached")
-    known = load_catalog(birth.config_dir).find(table.scheme, table.model_id)
+    known = catalog_of(birth.catalog).find(table.scheme, table.model_id)
     reach = Reach(
         model_id=table.model_id,
         api_key=access.api_key,

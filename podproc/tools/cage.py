@@ -170,8 +170,10 @@ class _Known:
 class Cage:
     """The cage of one pod's commands; `order` blocks, since it looks at the disk.
 
-    `lent` is asked each time. `room` is a folder of the pod's own for what its commands write
-    outside of the scope: it is empty when the first keeper starts, and gone after `close`.
+    `lent` is asked each time. `protected` are files that no command may change at level
+    `namespaces`; at `landlock` a denied file would keep new ones out of its folder. `room` is a
+    folder of the pod's own for what its commands write outside of the scope: it is empty when the
+    first keeper starts, and gone after `close`.
     `processes` is how many processes and threads they may have together.
     """
 
@@ -183,6 +185,7 @@ class Cage:
         scope: Scope,
         lent: Callable[[], tuple[LentRule, ...]],
         closed: Sequence[str],
+        protected: Sequence[str] = (),
         opened: str,
         room: str,
         environment: Mapping[str, str],
@@ -194,6 +197,7 @@ class Cage:
         self._settings = settings
         self._lent = lent
         self._closed = tuple(canonical(path) for path in closed)
+        self._protected = tuple(protected) if level is CageLevel.NAMESPACES else ()
         self._opened = (canonical(opened),)
         self._room = canonical(room)
         self._disk = disk or RealDisk()
@@ -278,8 +282,9 @@ class Cage:
     def _territory(self, lent: tuple[LentRule, ...], disk: Disk, *, writes: bool) -> Territory:
         has_mounts = self.level is CageLevel.NAMESPACES
         temporary = f"{self._room}/tmp"
+        scope = self._scope if writes else _read_only(self._scope)
         return Territory(
-            self._scope if writes else _read_only(self._scope),
+            _without(scope, (path for path in self._protected if disk.kind(path) is Kind.FILE)),
             lent,
             self._closed,
             self._opened,
@@ -312,3 +317,13 @@ class Cage:
 def _read_only(scope: Scope) -> Scope:
     allow = tuple(r.model_copy(update={"permission": Permission.READ}) for r in scope.allow)
     return scope.model_copy(update={"allow": allow})
+
+
+def _without(scope: Scope, files: Iterable[str]) -> Scope:
+    """Deny to change some files. They are there: what is not there, no mount could hold."""
+    deny = (
+        ScopeRule(target=path, permission=Permission.WRITE)
+        for path in files
+        if effective_permission(scope, path) is Permission.WRITE
+    )
+    return scope.model_copy(update={"deny": (*scope.deny, *deny)})

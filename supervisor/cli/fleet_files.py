@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,13 +23,17 @@ def init(app: App, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FILE_NAME
     try:
-        with file.open("x") as out:
+        with open(file, "x", opener=partial(os.open, mode=0o644)) as out:
             out.write(INIT_TEMPLATE)
     except FileExistsError:
         raise Conflict(
             f"{file} exists already, and is kept", next_step=f"podsup check {file}"
         ) from None
     app.out.lines({"file": str(file)}, [f"wrote {file}; next: podsup start {file} -d"])
+
+
+HELD = "file tools may not change it; commands may, but at sandbox level namespaces"
+"""What keeps a pod from changing an operator's file that lies in its scope."""
 
 
 @command("check", example="podsup check podsup.toml")
@@ -36,13 +43,22 @@ def check(app: App, file: Path) -> None:
 
     Starts nothing.
     """
+    from supervisor.core.widening import writers
     from supervisor.fleet_file import load_fleet
-    from supervisor.paths import Paths
+    from supervisor.paths import Paths, trusted_config
 
-    fleet = load_fleet(file, config_dir=Paths.here(app.home).config)
+    fleet = load_fleet(file, config_dir=trusted_config(Paths.here(app.home)))
     warnings = [*fleet.warnings, *(f"start will refuse this: {what}" for what in fleet.unavailable)]
     for warning in warnings:
         note(f"warning: {warning}")
+    exposed: list[dict[str, Any]] = [
+        {"file": one.path, "kind": one.kind, "pods": [pod.name for pod in those]}
+        for one in fleet.settings.files
+        if (those := writers(fleet.pods, one.path))
+    ]
+    for row in exposed:
+        names = ", ".join(row["pods"])
+        note(f"{row['file']} ({row['kind']}) lies where {names} may write: {HELD}")
     pods = [pod.name for pod in fleet.pods]
     data = {
         "fleet": fleet.name,
@@ -50,6 +66,7 @@ def check(app: App, file: Path) -> None:
         "workspace": str(fleet.workspace),
         "pods": pods,
         "warnings": warnings,
+        "exposed": exposed,
     }
     said = f"{file}: fleet {fleet.name}, {len(pods)} pods: {', '.join(pods) or 'none'}"
     app.out.lines(data, [said])

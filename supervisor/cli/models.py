@@ -20,14 +20,14 @@ def models(app: App, name: str | None) -> None:
     """
     from protocol.catalog import load_catalog
     from protocol.manifest import Model, Scheme
-    from supervisor.paths import Paths
+    from supervisor.paths import Paths, trusted_config
 
     schemes: list[dict[str, Any]] = []
     for scheme in Scheme:
         variable = Model(scheme=scheme).key_variable
         there = None if variable is None else bool(os.environ.get(variable))
         schemes.append({"scheme": scheme.value, "key": variable, "key_is_set": there})
-    catalog = load_catalog(Paths.here(app.home).config)
+    catalog = load_catalog(trusted_config(Paths.here(app.home)))
     known = [
         entry
         for entry in catalog.models

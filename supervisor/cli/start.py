@@ -25,7 +25,8 @@ from supervisor.client import AsyncClient
 from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
 from supervisor.keys import collect
-from supervisor.paths import Paths, make_private_dir
+from supervisor.looked_at import require_looked_at
+from supervisor.paths import Paths, make_private_dir, trusted_config
 from supervisor.reach import is_listening, new_id
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait.")
 @click.option("--atomic", is_flag=True, help="If one pod cannot start, none stays.")
 @click.option("--fresh", is_flag=True, help="File old sessions away and begin new ones.")
+@click.option("--accept-changes", is_flag=True, help="Take what the files give more than before.")
 def start(
     app: App,
     file: Path,
@@ -47,6 +49,7 @@ def start(
     timeout: float,
     atomic: bool,
     fresh: bool,
+    accept_changes: bool,
 ) -> None:
     """Start the fleet of FILE (default: podsup.toml). Sessions continue where they were."""
     if wait and not detach:
@@ -57,7 +60,7 @@ def start(
         )
     require_own_name()
     paths = Paths.here(app.home)
-    fleet = load_fleet(file, config_dir=paths.config)
+    fleet = load_fleet(file, config_dir=trusted_config(paths))
     for warning in fleet.warnings:
         note(f"warning: {warning}")
     if fleet.unavailable:
@@ -65,6 +68,8 @@ def start(
             note(f"{fleet.file}: {what}")
         app.out.error(InvalidRequest("the fleet asks for what this version has not"))
         raise Failed(exit_codes.CONFIGURATION)
+    if not accept_changes:
+        require_looked_at(fleet, paths)
     boot = Boot(
         fleet=fleet.name,
         file=str(fleet.file),
@@ -72,6 +77,7 @@ def start(
         home=app.home and os.path.abspath(app.home),
         supervisor=fleet.supervisor,
         pods=fleet.pods,
+        settings=fleet.settings,
         fresh=fresh,
         operation=new_id(),
         wait=wait or "ready",

@@ -14,6 +14,7 @@ authority may have become smaller meanwhile.
     sandbox        as closed, at least
     features       those of the parent, at most
     budget         each bound, at most
+    models         where the parent's are, or where a file of the operator says
 
 *Lendable* is the parent's delegation scope. The two authorities of the parent are apart: what it
 may lend may be more than what its own tools may do. But a deny is a never: the denies of the
@@ -24,7 +25,7 @@ denies (`override_denies`); nobody frees them of the read denies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -33,6 +34,7 @@ from protocol.manifest import (
     Budget,
     Feature,
     Limits,
+    Model,
     Permissions,
     PodManifest,
     Restart,
@@ -41,6 +43,7 @@ from protocol.manifest import (
     SandboxMode,
 )
 from protocol.scope import Permission, Scope, ScopeRule, contains, covers, shares, takes
+from supervisor.core.operator_settings import laid_over, models_with_keys, place_of
 
 NOT_INHERITED = frozenset(
     {
@@ -128,9 +131,25 @@ def models_to_name(pod: PodManifest) -> tuple[str, ...]:
     return (pod.model.name,) if named is None else named
 
 
-def exceeds(parent: PodManifest, child: PodManifest) -> list[str]:
-    """Return what in a child's manifest goes beyond what its parent may give; empty is well."""
-    return list(_beyond(parent, child))
+def exceeds(
+    parent: PodManifest, child: PodManifest, *, places: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """Return what in a child's manifest goes beyond what its parent may give; empty is well.
+
+    `places` are the tables in which the operator says where models are.
+    """
+    return [*_beyond(parent, child), *_beyond_places(parent, child, places)]
+
+
+def opens(before: PodManifest, after: PodManifest) -> Iterator[str]:
+    """Yield what else than scopes and models one manifest opens that another one does not."""
+    if before.permissions != after.permissions:
+        yield from _beyond_permissions(before.permissions, after.permissions)
+    yield from _beyond_sandbox(before.sandbox, after.sandbox)
+    yield from _beyond_features(before.feature, after.feature)
+    yield from _beyond_bounds("budget", before.budget, after.budget)
+    yield from _beyond_bounds("limits", before.limits, after.limits)
+    yield from _beyond_tools(before, after)
 
 
 def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
@@ -147,6 +166,25 @@ def _beyond(parent: PodManifest, child: PodManifest) -> Iterator[str]:
     yield from _beyond_tools(parent, child)
     if child.essential:
         yield "essential: the end of a child cannot be the end of the fleet"
+
+
+def _beyond_places(
+    parent: PodManifest, child: PodManifest, places: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield the models that are where neither the parent nor the operator has any.
+
+    Who could say where a child's model is could have a key sent there. A table of the operator may
+    say less than a whole place: it lay over the parent's model, or over what is built in.
+    """
+    mine = [model for _, model in models_with_keys(parent)]
+    others = [(key, model) for key, model in models_with_keys(child) if model not in mine]
+    if not others:
+        return
+    had = [place_of(model) for model in (Model(), *mine)]
+    allowed = [*had, *(laid_over(place, table) for table in places for place in had)]
+    for key, model in others:
+        if place_of(model) not in allowed:
+            yield f"{key}: it is where neither the parent's model nor an offered profile's is"
 
 
 def _beyond_scope(parent: PodManifest, child: PodManifest) -> Iterator[str]:

@@ -20,7 +20,9 @@ from functools import reduce
 from typing import Any, Literal, TypeAlias, assert_never
 
 from protocol.base import Wire
+from protocol.manifest import PodManifest
 from protocol.pod_events import PodEvent
+from supervisor.core.operator_settings import OperatorSettings
 from supervisor.identity import Identity
 
 CONTROLS_KEPT = 256
@@ -38,6 +40,21 @@ class FleetStarted(Wire):
     workspace: str
     supervisor: Identity
     epoch: int
+
+
+class SettingsFixed(Wire):
+    """What the operator's files said when the fleet was started; `pods` are those of its file."""
+
+    kind: Literal["settings_fixed"] = "settings_fixed"
+    settings: OperatorSettings
+    pods: tuple[PodManifest, ...] = ()
+
+
+class PlacesGiven(Wire):
+    """Where the models of a child are that the operator spawned, saying so at that moment."""
+
+    kind: Literal["places_given"] = "places_given"
+    places: tuple[dict[str, Any], ...]
 
 
 class Intent(Wire):
@@ -124,6 +141,8 @@ class FleetDown(Wire):
 
 Record: TypeAlias = (
     FleetStarted
+    | SettingsFixed
+    | PlacesGiven
     | Intent
     | Forked
     | Exited
@@ -137,6 +156,8 @@ Record: TypeAlias = (
 
 KINDS: Mapping[str, type[Record]] = {
     "fleet_started": FleetStarted,
+    "settings_fixed": SettingsFixed,
+    "places_given": PlacesGiven,
     "intent": Intent,
     "forked": Forked,
     "exited": Exited,
@@ -174,16 +195,28 @@ class PodRecord:
 
 @dataclass(frozen=True, slots=True)
 class FleetRecord:
-    """What a journal says; `supervisor` is None before the first start."""
+    """What a journal says; `supervisor` and `fixed` are None before the first start."""
 
     fleet: str = ""
     workspace: str = ""
     epoch: int = 0
     supervisor: Identity | None = None
+    fixed: SettingsFixed | None = None
+    given: tuple[dict[str, Any], ...] = ()
     is_down: bool = False
     pods: Mapping[str, PodRecord] = field(default_factory=dict)
     controls: Mapping[str, ControlDone] = field(default_factory=dict)
     reports: Mapping[tuple[str, str], Reported] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> OperatorSettings:
+        """What the operator's files said at the last start."""
+        return OperatorSettings() if self.fixed is None else self.fixed.settings
+
+    @property
+    def places(self) -> tuple[dict[str, Any], ...]:
+        """Every table in which the operator said where a model is."""
+        return (*self.settings.model_tables(), *self.given)
 
 
 def fold(records: Iterable[Record], before: FleetRecord | None = None) -> FleetRecord:
@@ -203,6 +236,10 @@ def snapshot(fleet: FleetRecord) -> list[Record]:
                 epoch=fleet.epoch,
             )
         )
+    if fleet.fixed is not None:
+        records.append(fleet.fixed)
+    if fleet.given:
+        records.append(PlacesGiven(places=fleet.given))
     for pod in fleet.pods.values():
         records.append(Desired(pod=pod.name, desired=pod.desired))
         if pod.intent is not None:
@@ -229,6 +266,11 @@ def _after(fleet: FleetRecord, record: Record) -> FleetRecord:
                 epoch=record.epoch,
                 is_down=False,
             )
+        case SettingsFixed():
+            return replace(fleet, fixed=record)
+        case PlacesGiven():
+            new = tuple(place for place in record.places if place not in fleet.given)
+            return replace(fleet, given=(*fleet.given, *new))
         case Intent():
             pod = fleet.pods.get(record.pod, PodRecord(record.pod))
             return _with(fleet, replace(pod, intent=record, identity=None))

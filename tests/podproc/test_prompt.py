@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from podproc.agents_md import AgentsText
 from podproc.prompt import MOST, PromptContext, preload, render
+from protocol.birth import PromptTemplate
 from protocol.errors import InvalidRequest
 from protocol.summaries import ScopeSummary
 
@@ -39,14 +40,12 @@ FULL = PromptContext(
 )
 
 
-def render_with(config: Path, template: str | bytes, context: PromptContext = ALICE) -> str:
+def render_with(config: Path, template: str, context: PromptContext = ALICE) -> str:
     """Render an operator's template."""
-    data = template if isinstance(template, bytes) else template.encode()
-    (config / "system.md.j2").write_bytes(data)
-    return render(context, config_dir=str(config))
+    return render(context, PromptTemplate(file=str(config / "system.md.j2"), text=template))
 
 
-def refusal(config: Path, template: str | bytes) -> InvalidRequest:
+def refusal(config: Path, template: str) -> InvalidRequest:
     """Return how a template is refused; it names the file and says what to do."""
     with pytest.raises(InvalidRequest) as refused:
         render_with(config, template)
@@ -59,19 +58,18 @@ def refusal(config: Path, template: str | bytes) -> InvalidRequest:
     return error
 
 
-def test_a_plain_pod_is_told_who_and_where_it_is_and_what_it_may_write(tmp_path: Path) -> None:
+def test_a_plain_pod_is_told_who_and_where_it_is_and_what_it_may_write() -> None:
     said = "You are the agent alice. Your working directory is /w. You may write: /w/a, /w/b."
-    for config in ("", str(tmp_path), str(tmp_path / "none")):
-        assert render(ALICE, config_dir=config) == said
+    assert render(ALICE) == said
     nobody = dataclasses.replace(ALICE, scope=ScopeSummary(), instruction="Be good.\n")
-    assert render(nobody, config_dir="") == (
+    assert render(nobody) == (
         "Be good.\n\n\n"
         "You are the agent alice. Your working directory is /w. You may write: nowhere."
     )
 
 
 def test_all_that_a_pod_has_is_in_its_prompt() -> None:
-    assert render(FULL, config_dir="") == (
+    assert render(FULL) == (
         "Be brief.\n\n"
         "You are the agent alice (reviewer). Your working directory is /w/sub. "
         "You may write: /w/a. The workspace is /w. "
@@ -88,7 +86,7 @@ def test_all_that_a_pod_has_is_in_its_prompt() -> None:
 @given(st.text(max_size=100) | st.sampled_from(["{{ pod }}", "{% raw %}", "{#", "#}", "<b>&\n"]))
 def test_an_instruction_is_inserted_as_it_is(text: str) -> None:
     context = dataclasses.replace(ALICE, instruction=text, memory=text)
-    said = render(context, config_dir="")
+    said = render(context)
     assert said.startswith(text)
     assert said.endswith(text)
 
@@ -100,7 +98,7 @@ def test_an_operators_template_takes_the_place_of_the_built_in_one(tmp_path: Pat
         "{% for f in agents_md %}{{ f.path }}={{ f.text }}{{ f.sha256 }}{{ f.bytes }} {% endfor %}"
         "{{ memory }} {% for n in range(3) %}{{ n * 2 }}{% endfor %} {{ 2 ** 10 }}"
     )
-    assert render_with(tmp_path, "\ufeff" + template, FULL) == (
+    assert render_with(tmp_path, template, FULL) == (
         "alice reviewer reads Be brief. German /w/sub /w /r /w/lent Bash+Read "
         "/w/AGENTS.md=root's16 /w/sub/AGENTS.md=nearest27 REMEMBER 024 1024"
     )
@@ -114,7 +112,7 @@ def test_each_field_of_the_context_may_be_named_and_nothing_else(tmp_path: Path)
 
 
 def test_two_renderings_are_the_same() -> None:
-    assert render(FULL, config_dir="") == render(FULL, config_dir="")
+    assert render(FULL) == render(FULL)
 
 
 @pytest.mark.parametrize(
@@ -146,15 +144,14 @@ def test_two_renderings_are_the_same() -> None:
         ("{{ pod ** 2 }}", 1, "abs()"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", 1, "recursion"),
         ("{% for n in range(9) %}{{ 'x' * 99999 }}{% endfor %}", None, "more than 262144 bytes"),
-        (b"one\n\xff", 2, "not UTF-8"),
-        (b"x" * (MOST + 1), None, "more than 262144 bytes"),
+        ("x" * (MOST + 1), None, "more than 262144 bytes"),
         ("{{" + "(" * 3000 + "1" + ")" * 3000 + "}}", None, ""),
         ("{% if 1 %}" * 200 + "x" + "{% endif %}" * 200, None, ""),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
 )
 def test_a_template_that_does_not_work_names_its_line_and_cause(
-    tmp_path: Path, template: str | bytes, line: int | None, cause: str
+    tmp_path: Path, template: str, line: int | None, cause: str
 ) -> None:
     error = refusal(tmp_path, template)
     assert error.details.get("line") == line
@@ -163,21 +160,9 @@ def test_a_template_that_does_not_work_names_its_line_and_cause(
     assert len(error.message) < 2000
 
 
-def test_a_template_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    for make in (os.mkdir, os.mkfifo):
-        place = tmp_path / make.__name__
-        place.mkdir()
-        make(place / "system.md.j2")
-        with pytest.raises(InvalidRequest, match="not a regular file"):
-            render(ALICE, config_dir=str(place))
-    (tmp_path / "system.md.j2").symlink_to("system.md.j2")
-    with pytest.raises(InvalidRequest, match="symbolic links"):
-        render(ALICE, config_dir=str(tmp_path))
-
-
 def test_a_prompt_can_always_be_stored(tmp_path: Path) -> None:
     odd = dataclasses.replace(ALICE, cwd="/w/" + os.fsdecode(b"\xe9"))
-    assert "/w/?" in render(odd, config_dir="")
+    assert "/w/?" in render(odd)
     assert render_with(tmp_path, "{{ '\\ud800' }}") == "?"
 
 
@@ -191,7 +176,7 @@ def test_jinja_is_imported_by_the_first_rendering_or_by_preload() -> None:
     code = (
         "import sys, podproc.prompt as p; assert 'jinja2' not in sys.modules; p.preload(); "
         "before = set(sys.modules); "
-        "p.render(p.PromptContext('a', '/w', '/w'), config_dir=''); "
+        "p.render(p.PromptContext('a', '/w', '/w')); "
         "assert set(sys.modules) == before, set(sys.modules) - before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

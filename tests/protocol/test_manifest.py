@@ -21,10 +21,10 @@ from protocol.manifest import (
     Script,
     Section,
     SupervisorTable,
-    is_pod_name,
     unavailable,
     unavailable_in_supervisor,
 )
+from protocol.names import is_pod_name
 from protocol.scope import Permission
 
 BARE = {"name": "a", "fleet": "f", "workspace": "/w", "cwd": "/w"}

@@ -53,6 +53,7 @@ from supervisor.core.health import HealthLimits
 from supervisor.core.life import Desired, LifePolicy, Phase
 from supervisor.core.member import Tombstone
 from supervisor.desk import Desk
+from supervisor.journal import Journal
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore
 from supervisor.scope_table import Claim, ScopeTable
@@ -814,7 +815,8 @@ class Shelf:
         self.store = PodStore(self.paths.data)
         self.table = self.of("f:1")
         boot = Boot(fleet="f", file=str(root / "podsup.toml"), workspace="/w", operation="up")
-        self.desk = Desk(boot, self.paths, self.table, self.store)
+        self.journal = Journal(self.paths.journal("f"))
+        self.desk = Desk(boot, self.paths, self.table, self.store, self.journal)
         self.held: list[int] = []
 
     def of(self, supervisor: str) -> ScopeTable:
@@ -861,6 +863,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
     try:
         yield shelf
     finally:
+        shelf.journal.close()
         for fd in shelf.held:
             os.close(fd)
 

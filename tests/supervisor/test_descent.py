@@ -38,8 +38,10 @@ from protocol.manifest import (
 from protocol.scope import Permission, Scope, ScopeRule, effective_permission, matches
 from supervisor.boot import Boot
 from supervisor.core.descent import binding, exceeds, inherited, models_to_name, narrowed
+from supervisor.core.fleet_record import SettingsFixed
 from supervisor.desk import Desk
-from supervisor.fleet_file import FleetFileInvalid, resolve_child
+from supervisor.fleet_file import FleetFileInvalid, load_fleet, resolve_child
+from supervisor.journal import Journal
 from supervisor.paths import Paths
 from supervisor.pod_store import PodStore
 from supervisor.scope_table import ScopeTable
@@ -113,7 +115,7 @@ class Ground:
             table["cwd"] = self.at(table["cwd"])
         if "profile" in table:
             table["profile"] = self.at(f"profiles/{table['profile']}.toml")
-        return resolve_child({"name": "kid", **table}, parent, supervisor=SUPERVISOR)
+        return resolve_child({"name": "kid", **table}, parent, supervisor=SUPERVISOR, places=None)
 
 
 @pytest.fixture(scope="module")
@@ -1066,7 +1068,7 @@ def test_what_a_child_inherits_does_not_exceed_its_parent(ground: Ground) -> Non
 
 
 @pytest.fixture
-def desk(ground: Ground, tmp_path: Path) -> Desk:
+def desk(ground: Ground, tmp_path: Path) -> Iterator[Desk]:
     paths = Paths.resolve(str(tmp_path), {}, uid=os.getuid(), passwd_home=str(tmp_path))
     own = tmp_path / "fleet" / "profiles"
     users = paths.config / "profiles"
@@ -1075,14 +1077,14 @@ def desk(ground: Ground, tmp_path: Path) -> Desk:
     (own / "reader.toml").write_text('role = "the fleet\'s"\n')
     (users / "reader.toml").write_text('role = "the user\'s"\n')
     (users / "writer.toml").write_text('role = "writer"\n')
-    boot = Boot(
-        fleet="f",
-        file=str(tmp_path / "fleet" / "podsup.toml"),
-        workspace=ground.at("w"),
-        operation="up",
-    )
+    file = tmp_path / "fleet" / "podsup.toml"
+    file.write_text(f'[fleet]\nname = "f"\nworkspace = "{ground.at("w")}"\n')
+    boot = Boot(fleet="f", file=str(file), workspace=ground.at("w"), operation="up")
     table = ScopeTable(tmp_path / "scope", str(paths.home), "f:1")
-    return Desk(boot, paths, table, PodStore(paths.data))
+    journal = Journal(paths.journal("f"))
+    journal.append(SettingsFixed(settings=load_fleet(file, config_dir=paths.config).settings))
+    yield Desk(boot, paths, table, PodStore(paths.data), journal)
+    journal.close()
 
 
 def spawn(**table: Any) -> c.Spawn:

@@ -100,7 +100,7 @@ def test_the_line_end_behind_a_key_is_no_part_of_it() -> None:
 def test_a_key_file_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
     path = tmp_path / "key"
     os.mkfifo(path, 0o600)
-    with pytest.raises(MissingKey, match="is no file"):
+    with pytest.raises(MissingKey, match="is not a regular file"):
         Keys({}).access(model(api_key_file=str(path)))
 
 

@@ -120,6 +120,7 @@ async def caged(
     settings: Sandbox | None = None,
     closed: Sequence[Path] | None = None,
     processes: int = 4096,
+    protected: Sequence[Path] = (),
 ) -> AsyncIterator[Shell]:
     """Give a shell in a cage of this level (`none`: no cage); all of it is gone afterwards."""
     environment = command_environment(os.environ)
@@ -135,6 +136,7 @@ async def caged(
             room=str(ground.product / "data/pods/me/cage"),
             environment=environment,
             processes=processes,
+            protected=[str(one) for one in protected],
         )
     keeper = Keeper(environment=environment, strongest=strongest, cage=cage)
     try:

@@ -19,6 +19,7 @@ import pytest
 
 from podproc.confine.support import look
 from podproc.tools.cage import Cage, readable
+from podproc.tools.cage_plan import Order
 from podproc.tools.keeper import children
 from podproc.tools.keeper_client import Keeper, KeeperError
 from podproc.tools.shell import command_environment, refused_paths
@@ -46,7 +47,9 @@ def ground(tmp_path: Path) -> Ground:
     return ground
 
 
-def cage_of(ground: Ground, level: CageLevel, **settings: Any) -> Cage:
+def cage_of(
+    ground: Ground, level: CageLevel, *, protected: Sequence[Path] = (), **settings: Any
+) -> Cage:
     return Cage(
         level,
         Sandbox.model_validate(settings),
@@ -56,6 +59,7 @@ def cage_of(ground: Ground, level: CageLevel, **settings: Any) -> Cage:
         opened=str(ground.outputs),
         room=str(ground.product / "room"),
         environment=command_environment(os.environ),
+        protected=[str(one) for one in protected],
     )
 
 
@@ -172,9 +176,68 @@ def test_without_a_home_in_the_environment_the_user_s_own_is_not_read_for_a_fold
     assert str(tmp_path) not in found
 
 
+def test_order_denies_a_protected_file_only_where_a_mount_holds_it(ground: Ground) -> None:
+    files = [ground.mine / "podsup.toml", ground.mine / "absent", ground.root / "elsewhere"]
+    for file in (files[0], files[2]):
+        file.touch()
+
+    def order(level: CageLevel, *protected: Path) -> Order:
+        return cage_of(ground, level, protected=protected).order()
+
+    for level in LEVELS:
+        absent, none = order(level, *files[1:]), order(level)
+        assert (absent.mounts, absent.grants) == (none.mounts, none.grants)
+    held = order(CageLevel.NAMESPACES, *files)
+    assert order(CageLevel.LANDLOCK, *files).grants == order(CageLevel.LANDLOCK).grants
+    assert ("read", str(files[0])) in held.mounts
+    assert (str(ground.mine), "write") in held.grants
+
+
 # -- commands
 
 process = pytest.mark.process
+
+
+@process
+def test_protected_file_cannot_be_changed_moved_or_replaced(ground: Ground) -> None:
+    """The files stay as they are, and new ones can be made beside them."""
+    (ground.mine / "conf/profiles").mkdir(parents=True)
+    files = [ground.mine / "podsup.toml", ground.mine / "conf/profiles/kid.toml"]
+    for file in files:
+        file.write_text("the operator's")
+    attempts = [
+        f"{attempt} && echo CHANGED"
+        for file in files
+        for attempt in (
+            f"echo mine > {file}",
+            f"rm -f {file}",
+            f"sed -i s/operator/agent/ {file}",
+            f"(touch {file}.new; mv -f {file}.new {file})",
+            f"mv {file} {file}.old",
+            f"ln {file} {file}.link",
+            f"chmod 666 {file}",
+        )
+    ]
+    attempts += [
+        f"mv {ground.mine}/conf {ground.mine}/other && echo CHANGED",
+        f"mv {ground.mine}/conf/profiles {ground.mine}/other && echo CHANGED",
+        f"rm -rf {ground.mine}/conf && echo CHANGED",
+        f"umount {files[0]} && echo CHANGED",
+    ]
+
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES, protected=files) as shell:
+            for attempt in attempts:
+                assert "CHANGED" not in (await shell(attempt)).output, attempt
+            new = await shell(f"touch {ground.mine}/new {ground.mine}/conf/profiles/new && echo ok")
+            assert new.output == "ok\n"
+        async with caged(ground, CageLevel.LANDLOCK, protected=files) as shell:
+            new = await shell(f"touch {ground.mine}/newer && echo ok")
+            assert new.output == "ok\n", "at this level a denied file would freeze its folder"
+
+    run(main())
+    assert [file.read_text() for file in files] == ["the operator's"] * 2
+    assert [file.stat().st_nlink for file in files] == [1, 1]
 
 
 @process
