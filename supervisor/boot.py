@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pydantic import Field
 from protocol.base import Wire
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
+from protocol.isolation import VARIABLES, isolated
 from protocol.manifest import PodManifest, SupervisorTable
 
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
@@ -29,7 +29,7 @@ SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 class Boot(Wire):
     """One fleet to supervise; paths absolute. `wait` is `ready` or `idle`.
 
-    What the first operation awaits.
+    What the first operation awaits. `own_code` and `start_files` are what no pod may write.
     """
 
     fleet: str
@@ -42,6 +42,8 @@ class Boot(Wire):
     operation: str
     wait: str = "ready"
     atomic: bool = False
+    own_code: tuple[str, ...] = ()
+    start_files: tuple[str, ...] = ()
     keys: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
@@ -53,14 +55,14 @@ class Up(Wire):
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without anything that looks like a secret.
+    """Return the environment without what looks like a secret, or changes what Python runs.
 
     /proc shows it to every command.
     """
     return {
         name: value
         for name, value in environ.items()
-        if not any(word in name.upper() for word in SECRET_WORDS)
+        if not any(word in name.upper() for word in SECRET_WORDS) and not name.startswith(VARIABLES)
     }
 
 
@@ -73,7 +75,7 @@ def launch(boot: Boot, log: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     with os.fdopen(os.open(log, flags, 0o600), "ab") as output:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.daemon", str(writing)],
+            isolated("supervisor.daemon", str(writing)),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -24,6 +24,7 @@ import orjson
 
 from protocol.cage import CageSupport
 from protocol.errors import PodsupError
+from protocol.isolation import isolated
 from protocol.manifest import Model, Scheme
 from supervisor import diagnosis as d
 from supervisor import jsonl, life_lock
@@ -171,7 +172,7 @@ def _keys(paths: Paths) -> dict[str, bool]:
 
 def _cage_support() -> CageSupport:
     """Have the pod's side try it, in a process of its own; raises OSError or ValueError."""
-    argv = [sys.executable, "-m", "podproc.confine.support"]
+    argv = isolated("podproc.confine.support")
     try:
         done = subprocess.run(argv, cwd="/", capture_output=True, timeout=LOOKING_S, check=True)
     except subprocess.SubprocessError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from protocol.isolation import isolated
 from supervisor.cli.app import cli
 
 HELD = {"name": "cp", "what": "copy", "inside": "works", "outside": "refused", "told": ""}
@@ -25,7 +25,7 @@ def check(
     found = {"levels": [{"level": "landlock", "user": "root", "rows": rows}]}
 
     def run(argv: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
-        assert argv == [sys.executable, "-m", "podproc.escapes", "-o", "json"]
+        assert argv == isolated("podproc.escapes.__main__", "-o", "json")
         text = json.dumps(found) if rows else ""
         return subprocess.CompletedProcess(argv, code, text.encode(), b"it cannot do that\n")
 
