@@ -14,6 +14,7 @@ from pydantic import Field
 from protocol.base import Wire
 from protocol.manifest import PodManifest
 from protocol.scope import LentRule
+from protocol.surroundings import Surroundings
 
 
 class Access(Wire):
@@ -24,7 +25,11 @@ class Access(Wire):
 
 
 class Birth(Wire):
-    """One incarnation of one pod. Paths are absolute; times in seconds."""
+    """One incarnation of one pod. Paths are absolute; times in seconds.
+
+    `own_code` is what podsup runs or imports, canonical: no pod may write it. `start_files` would
+    be imported by the interpreter of `podsup` itself if they were there.
+    """
 
     manifest: PodManifest
     pod_id: str
@@ -36,6 +41,9 @@ class Birth(Wire):
     data_dir: str
     product_dirs: tuple[str, ...]
     config_dir: str = ""
+    surroundings: Surroundings = Surroundings()
+    own_code: tuple[str, ...] = ()
+    start_files: tuple[str, ...] = ()
     session_id: str
     segment_id: str
     beat_interval_s: float = 1.0

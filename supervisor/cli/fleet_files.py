@@ -36,11 +36,16 @@ def check(app: App, file: Path) -> None:
 
     Starts nothing.
     """
+    from supervisor import own_code
     from supervisor.fleet_file import load_fleet
     from supervisor.paths import Paths
 
     fleet = load_fleet(file, config_dir=Paths.here(app.home).config)
-    warnings = [*fleet.warnings, *(f"start will refuse this: {what}" for what in fleet.unavailable)]
+    warnings = [
+        *fleet.warnings,
+        *own_code.warnings(fleet.pods),
+        *(f"start will refuse this: {what}" for what in fleet.unavailable),
+    ]
     for warning in warnings:
         note(f"warning: {warning}")
     pods = [pod.name for pod in fleet.pods]

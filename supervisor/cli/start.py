@@ -25,6 +25,7 @@ from supervisor.client import AsyncClient
 from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
 from supervisor.keys import collect
+from supervisor.own_code import own_code, start_files, warnings
 from supervisor.paths import Paths, make_private_dir
 from supervisor.reach import is_listening, new_id
 
@@ -58,7 +59,7 @@ def start(
     require_own_name()
     paths = Paths.here(app.home)
     fleet = load_fleet(file, config_dir=paths.config)
-    for warning in fleet.warnings:
+    for warning in (*fleet.warnings, *warnings(fleet.pods)):
         note(f"warning: {warning}")
     if fleet.unavailable:
         for what in fleet.unavailable:
@@ -77,6 +78,8 @@ def start(
         wait=wait or "ready",
         atomic=atomic,
         keys=collect(fleet.pods, os.environ),
+        own_code=own_code(),
+        start_files=start_files(),
     )
     pid = launch(boot, _supervisor_log(paths, fleet))
     app.fleet = fleet.name
