@@ -13,12 +13,20 @@ import sys
 from pydantic import ValidationError
 from setproctitle import setproctitle
 
+from podproc.canonical import opened
 from podproc.confine.kernel import no_new_privileges
 from podproc.pod import CONFIG_ERROR, Pod
 from podproc.tools.base import DuplicateTool
 from protocol.birth import Birth
 from protocol.cage import CageLevel, CageSupport, chosen_level
-from protocol.errors import Internal, InvalidRequest, NotAllowed, PodsupError, Unreachable
+from protocol.errors import (
+    Internal,
+    InvalidRequest,
+    InvalidScope,
+    NotAllowed,
+    PodsupError,
+    Unreachable,
+)
 from protocol.session.problems import LogDamaged
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
@@ -46,14 +54,16 @@ def live(birth_bytes: bytes, life_lock: int, cage: CageSupport) -> int:
     if chosen_level(birth.manifest.sandbox, cage) is not CageLevel.NONE:
         no_new_privileges()  # whoever turns the cage off may want sudo
     try:
-        os.chdir(birth.manifest.cwd)
-    except OSError as error:
+        with opened(birth.manifest.cwd, "the working directory") as folder:
+            os.fchdir(folder)
+    except (OSError, InvalidScope) as error:
         return _fail("its working directory cannot be entered", error, CONFIG_ERROR)
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_live(birth, loop, life_lock, cage))
     except (
         InvalidRequest,
+        InvalidScope,
         DuplicateTool,
         LogDamaged,
     ) as error:  # the next start would say the same

@@ -165,6 +165,7 @@ class Pod:
         self._warn_of_unknown_model()
         if is_below(self._manifest.sandbox, support):
             self._warn_of_no_cage(support)
+        self._warn_of_what_moved()
         self._compactor = self._make_compactor()
         self._room = PodRoom(self._record, self._compactor, self._model.context_window)
         self._engine = EngineLoop(
@@ -669,6 +670,12 @@ class Pod:
         why = "; ".join(support.missing) or "nobody has looked what this machine can do"
         told = f"{'; '.join(self._sandbox.unprotected)} ({why})"
         self._record.alert(AlertLevel.WARN, told, AlertSource.POD)
+
+    def _warn_of_what_moved(self) -> None:
+        """Name what commands may not read or write, since it is a link by now."""
+        for path in self._tools.cage.moved() if self._tools.cage else ():
+            told = f"{path} is a link, or below one, by now: commands may not use it"
+            self._record.alert(AlertLevel.WARN, told, AlertSource.POD)
 
     def _make_compactor(self) -> Compactor:
         manifest, own, birth = self._manifest, self._model, self._birth

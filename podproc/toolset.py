@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from podproc.canonical import opened
 from podproc.tools.base import Registry, ToolFailure, off_loop
 from podproc.tools.belt import confined_to
 from podproc.tools.cage import Cage
@@ -27,7 +28,8 @@ from podproc.tools.tasks import Tasks, task_tools
 from protocol.birth import Birth
 from protocol.cage import CageLevel, CageSupport, chosen_level
 from protocol.errors import InvalidScope
-from protocol.scope import Permission, Scope, ScopeRule, canonical
+from protocol.isolation import PACKAGES, own_root
+from protocol.scope import Permission, Scope, ScopeRule, canonical, write_rules
 from protocol.snapshot import ScopeSummary
 
 
@@ -85,7 +87,7 @@ def build_toolset(
     keep_tasks: Callable[[dict[str, Any]], None],
     kept_tasks: Callable[[], Mapping[str, Any] | None],
 ) -> Toolset:
-    """Make the directories, the view and the tools; raises OSError or DuplicateTool.
+    """Make the directories, the view and the tools; raises OSError, InvalidScope, DuplicateTool.
 
     `kin` is the line to the supervisor and to other pods, for the tools that need it.
     `keep_tasks` and `kept_tasks` are the log's side of `Tasks`.
@@ -93,11 +95,11 @@ def build_toolset(
     manifest = birth.manifest
     output_dir = Path(birth.data_dir) / "pods" / manifest.name / "bash-output"
     output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scope = _without_own_code(_with_output_rule(manifest.scope, str(output_dir)))
-    for rule in scope.allow:
-        if rule.permission is Permission.WRITE and not os.path.exists(rule.target):
-            os.makedirs(rule.target)
-    of_tools = _without_files_of_the_operator(scope, birth.protected)
+    scope = _less(_with_output_rule(manifest.scope, str(output_dir)), _own_code(birth))
+    for rule in write_rules(scope):
+        with opened(rule.target, "the scope's target", make=True):
+            pass
+    of_tools = _less(scope, (*birth.start_files, *birth.protected))
     lends = Lends(of_tools, birth.lent, birth.lend_number)
     view = ScopeView(
         lends.permission_at,
@@ -110,13 +112,14 @@ def build_toolset(
     bare = command_environment(
         {
             **os.environ,
+            "PATH": birth.surroundings.path,
             "PODSUP_POD": manifest.name,
             "PODSUP_FLEET": manifest.fleet,
             "PODSUP_INCARNATION": str(birth.incarnation),
             "PODSUP_COOKIE": birth.cookie,
         }
     )
-    cage = _cage(birth, support, scope, lends, str(output_dir), bare)
+    cage = _cage(birth, support, scope, lends, str(output_dir))
     environment = bare if cage is None else cage.environment(bare)
     registry = Registry(
         policy=policy_of(manifest.permissions, cwd=manifest.cwd, workspace=manifest.workspace),
@@ -133,13 +136,14 @@ def build_toolset(
         judge=lambda path: _refused(path, view) if cage else None,
         on_denied=on_denied,
         confined=cage.about if cage else "",
+        programs=birth.surroundings.programs,
     )
     for tool in (
         Read(files),
         Write(files),
         Edit(files),
         Glob(view),
-        Grep(view, keeper=keeper, environment=environment),
+        Grep(view, keeper=keeper, environment=environment, programs=birth.surroundings.programs),
         shell,
     ):
         registry.register(tool, "core")
@@ -171,7 +175,6 @@ def _cage(
     scope: Scope,
     lends: Lends,
     output_dir: str,
-    environment: Mapping[str, str],
 ) -> Cage | None:
     settings = birth.manifest.sandbox
     level = chosen_level(settings, support)
@@ -186,7 +189,7 @@ def _cage(
         protected=birth.protected,
         opened=output_dir,
         room=os.path.join(os.path.dirname(output_dir), "cage"),
-        environment=environment,
+        readable=birth.surroundings.readable,
     )
 
 
@@ -204,18 +207,18 @@ def _with_output_rule(scope: Scope, output_dir: str) -> Scope:
     return scope.model_copy(update={"allow": (*scope.allow, rule)})
 
 
-def _without_own_code(scope: Scope) -> Scope:
-    """Close to writing what this program is made of: the next keeper runs it, outside any cage."""
-    above = Path(__file__).parents[1]
-    packages = (str(above / name) for name in ("podproc", "protocol", "supervisor"))
-    code = {canonical(path) for path in (*packages, sys.prefix, sys.base_prefix)}
-    deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(code))
-    return scope.model_copy(update={"deny": (*scope.deny, *deny)})
+def _own_code(birth: Birth) -> set[str]:
+    """Return what this program is made of: the next keeper runs it, outside any cage."""
+    packages = (f"{own_root()}/{name}" for name in PACKAGES)
+    here = {canonical(path) for path in (*packages, sys.prefix, sys.base_prefix)}
+    return (
+        here | set(birth.own_code) | {path for path in birth.start_files if os.path.lexists(path)}
+    )
 
 
-def _without_files_of_the_operator(scope: Scope, files: Iterable[str]) -> Scope:
-    """Close to file tools what podsup itself goes by; the sandbox sees to commands."""
-    deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in files)
+def _less(scope: Scope, paths: Iterable[str]) -> Scope:
+    """Return a scope that lets nothing be written at some paths."""
+    deny = (ScopeRule(target=path, permission=Permission.WRITE) for path in sorted(paths))
     return scope.model_copy(update={"deny": (*scope.deny, *deny)})
 
 

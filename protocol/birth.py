@@ -15,6 +15,7 @@ from protocol.base import Wire
 from protocol.catalog import Known
 from protocol.manifest import PodManifest
 from protocol.scope import LentRule
+from protocol.surroundings import Surroundings
 
 
 class Access(Wire):
@@ -36,6 +37,8 @@ class Birth(Wire):
 
     `protected` are the files that the operator wrote: whatever its scope says, the pod's tools may
     not change them. `template` and `catalog` are the operator's, where there are any.
+    `own_code` is what podsup runs or imports, canonical: no pod may write it. `start_files` would
+    be imported by the interpreter of `podsup` itself if they were there.
     """
 
     manifest: PodManifest
@@ -51,6 +54,9 @@ class Birth(Wire):
     protected: tuple[str, ...] = ()
     template: PromptTemplate | None = None
     catalog: tuple[Known, ...] = ()
+    surroundings: Surroundings = Surroundings()
+    own_code: tuple[str, ...] = ()
+    start_files: tuple[str, ...] = ()
     session_id: str
     segment_id: str
     beat_interval_s: float = 1.0

@@ -14,11 +14,11 @@ and the target's direct children. Paths are compared by components, so `/src` ne
   that is why `clashes` looks only along each target's ancestors and stays linear in the number of
   rules.
 
-Everything but `canonical` is pure and takes *canonical* paths only: absolute, no links, no `.`,
-`..` or empty component. A question about any other path is answered with "nothing" where the answer
-is a permission, and with `InvalidScope` where a wrong answer could grant something. `canonical` is
-the one door from paths as people write them to such paths, and the only code here that looks at the
-file system.
+Everything but `canonical` and `resolved` is pure and takes *canonical* paths only: absolute, no
+links, no `.`, `..` or empty component. A question about any other path is answered with "nothing"
+where the answer is a permission, and with `InvalidScope` where a wrong answer could grant
+something. Those two are the one door from paths as people write them to such paths, and the only
+code here that looks at the file system.
 
 Not guaranteed: that a canonical path stays canonical. A directory can become a link a moment later;
 whoever opens a path beneath a rule must open it in a way that follows no link.
@@ -30,7 +30,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from protocol.base import Wire
 from protocol.errors import InvalidScope
@@ -166,15 +166,31 @@ def clashes(
                         yield first[1:], second[1:]
 
 
+class Resolved(NamedTuple):
+    """A canonical path, and where the links lay that led there: canonical paths, too."""
+
+    path: str
+    links: tuple[str, ...] = ()
+
+
 def canonical(path: str, *, cwd: str | None = None) -> str:
     """Return the path absolute and free of links, as far as it exists, with the rest appended.
+
+    Raises InvalidScope like `resolved`.
+    """
+    return resolved(path, cwd=cwd).path
+
+
+def resolved(path: str, *, cwd: str | None = None) -> Resolved:
+    """Return the canonical path, and the links on the way to it.
 
     Looks at the file system, link by link. A link that leads nowhere yet is followed, since
     whatever is made through it will be made there. Raises InvalidScope for an empty path, a
     relative one without an absolute `cwd`, a `..` below what exists, a loop of links, or a
     directory that may not be searched.
     """
-    return _resolved(path, cwd)[0]
+    real, links = _resolved(path, cwd)
+    return Resolved(real, tuple(link for link, _ in links))
 
 
 def links_on(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
@@ -182,7 +198,7 @@ def links_on(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
 
     Whoever replaces one of them changes where the path leads. Raises what `canonical` raises.
     """
-    return tuple(link for link, _ in _resolved(path, cwd)[1])
+    return resolved(path, cwd=cwd).links
 
 
 def names_of(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
@@ -230,6 +246,16 @@ def _resolved(path: str, cwd: str | None) -> tuple[str, list[tuple[str, str]]]:
     return "/" + "/".join(done), links
 
 
+def may_change(scope: Scope, path: str) -> bool:
+    """Say whether a scope lets its holder change what is at a path, or an entry of it."""
+    rules = [rule for rule in write_rules(scope) if _is_near(rule.target, path)]
+    places = [path, f"{path.rstrip('/')}/\0"]
+    places += [rule.target for rule in rules if is_beneath(rule.target, path)]
+    return bool(rules) and any(
+        effective_permission(scope, place) is Permission.WRITE for place in places
+    )
+
+
 def matches(rule: ScopeRule, path: str) -> bool:
     """Say whether a rule speaks of a path; of one that is not canonical none does.
 
@@ -245,6 +271,10 @@ def matches(rule: ScopeRule, path: str) -> bool:
 def is_beneath(path: str, ancestor: str) -> bool:
     """Say whether a canonical path is another one, or lies below it."""
     return ancestor == "/" or path == ancestor or path.startswith(f"{ancestor}/")
+
+
+def _is_near(path: str, other: str) -> bool:
+    return is_beneath(path, other) or is_beneath(other, path)
 
 
 def _rank(permission: Permission) -> int:

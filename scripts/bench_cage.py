@@ -16,6 +16,7 @@ from podproc.tools.shell import command_environment
 from protocol.cage import CageLevel, CageSupport
 from protocol.manifest import Sandbox
 from protocol.scope import Permission, Scope, ScopeRule
+from protocol.surroundings import look_around
 
 COMMANDS = 300
 LEVELS = (CageLevel.NONE, CageLevel.LANDLOCK, CageLevel.NAMESPACES)
@@ -75,5 +76,5 @@ def _cage_of(folder: Path, level: CageLevel, environment: dict[str, str]) -> Cag
         closed=[str(folder / "product")],
         opened=str(folder / "product/outputs"),
         room=str(folder / "product/room"),
-        environment=environment,
+        readable=look_around(environment, [str(folder / "product")]).readable(),
     )

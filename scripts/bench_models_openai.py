@@ -8,7 +8,7 @@ ways, taken in turns so that a slow moment of the machine hits all alike; the me
     typed     the SDK's stream of its own models, as its resources give it
     adapter   ours, which goes up to the loop's events
 
-    .venv/bin/python scripts/bench_models_openai.py [--deltas 5000] [--rounds 7]
+    PYTHONPATH=. .venv/bin/python scripts/bench_models_openai.py [--deltas 5000] [--rounds 7]
 """
 
 from __future__ import annotations

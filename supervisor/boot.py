@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from protocol.base import Wire
 from protocol.environment import OF_SUPERVISORS
 from protocol.error_body import ErrorBody, error_from_body
 from protocol.errors import Internal
+from protocol.isolation import isolated
 from protocol.manifest import PodManifest, SupervisorTable
 from supervisor.core.operator_settings import OperatorSettings
 
@@ -29,7 +29,7 @@ from supervisor.core.operator_settings import OperatorSettings
 class Boot(Wire):
     """One fleet to supervise; paths absolute. `wait` is `ready` or `idle`.
 
-    What the first operation awaits.
+    What the first operation awaits. `own_code` and `start_files` are what no pod may write.
     """
 
     fleet: str
@@ -43,6 +43,8 @@ class Boot(Wire):
     operation: str
     wait: str = "ready"
     atomic: bool = False
+    own_code: tuple[str, ...] = ()
+    start_files: tuple[str, ...] = ()
     keys: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
@@ -70,7 +72,7 @@ def launch(boot: Boot, log: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
     with os.fdopen(os.open(log, flags, 0o600), "ab") as output:
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.daemon", str(writing)],
+            isolated("supervisor.daemon", str(writing)),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

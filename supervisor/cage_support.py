@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import orjson
 
 from protocol.cage import CageSupport
+from protocol.isolation import isolated
 
 LOOKING_S = 20
 
 
 def cage_support() -> CageSupport:
     """Have the pod's side try it, in a process of its own; raises OSError or ValueError."""
-    argv = [sys.executable, "-m", "podproc.confine.support"]
+    argv = isolated("podproc.confine.support")
     try:
         done = subprocess.run(argv, cwd="/", capture_output=True, timeout=LOOKING_S, check=True)
     except subprocess.SubprocessError as error:

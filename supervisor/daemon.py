@@ -40,6 +40,7 @@ from protocol.memory_dumps import hide_memory, leave_no_core
 from protocol.methods import Notify, PodEventMethod, Run, ShutdownMethod
 from protocol.segments import Text
 from protocol.status import Lane
+from protocol.surroundings import Found, look_around
 from protocol.transport import Unroutable, WouldBlock
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
@@ -75,6 +76,7 @@ from supervisor.pod_runner import PodRunner
 from supervisor.recovery import remove_runtime
 from supervisor.spawning import Spawner
 from supervisor.starting import Starter
+from supervisor.surroundings import FleetSurroundings
 from supervisor.takeover import Taken, add_pod, take_over
 from supervisor.version import VERSION
 from supervisor.watcher import Told
@@ -144,7 +146,8 @@ class Daemon:
             is_done=lambda request_id: request_id in taken.journal.record.controls,
             note=self._note_done,
         )
-        self._runner = self._make_runner(taken)
+        found = await on_disk(look_around, os.environ, paths.product_dirs)
+        self._runner = self._make_runner(taken, found)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
         identity = identity_of(os.getpid())
@@ -170,7 +173,7 @@ class Daemon:
         manifests = (pod.manifest for pod in taken.pods)
         return sorted({m.scheme for manifest in manifests for m in models_of(manifest)})
 
-    def _make_runner(self, taken: Taken) -> PodRunner:
+    def _make_runner(self, taken: Taken, found: Found) -> PodRunner:
         return PodRunner(
             fleet=self._fleet,
             broker=self._broker,
@@ -183,6 +186,9 @@ class Daemon:
                 taken.table,
                 taken.store,
                 Keys(self._boot.keys, self._boot.pods),
+                surroundings=FleetSurroundings(found),
+                own_code=self._boot.own_code,
+                start_files=self._boot.start_files,
             ),
             transport=self._transport,
             background=self._background,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain
 
 from protocol.manifest import Scheme
 from protocol.scope import clashes, write_rules
+from supervisor.core import nodes
+from supervisor.core.nodes import place_of
 from supervisor.fleet_layers import ResolvedPod
 from supervisor.keys import models_of
 from supervisor.mistakes import Checker, nearest
+from supervisor.nodes import nodes_of
 
 
 def check_pod(check: Checker, pod: ResolvedPod) -> None:
@@ -59,11 +63,16 @@ def missing_keys(pods: Iterable[ResolvedPod], environ: Mapping[str, str]) -> Ite
 
 
 def _check_scopes(check: Checker, pods: Mapping[str, ResolvedPod]) -> None:
-    claims = [
-        (name, rule) for name, pod in pods.items() for rule in write_rules(pod.manifest.scope)
+    placed = [
+        (name, rule, place_of(rule, text))
+        for name, pod in pods.items()
+        for rule, text in zip(
+            write_rules(pod.manifest.scope), nodes_of(pod.manifest.scope), strict=True
+        )
     ]
+    by_name = clashes((name, rule) for name, rule, _ in placed)
     told_of = set[str]()  # once per pod: a thousand pods of one folder make half a million pairs
-    for (first, theirs), (second, ours) in clashes(claims):
+    for (first, theirs), (second, ours) in chain(by_name, nodes.clashes(placed)):
         if second not in told_of:
             told_of.add(second)
             shared = max(theirs.target, ours.target, key=len)

@@ -2,8 +2,8 @@
 
 A relative path means something only where it was written, so each layer is put in its place before
 any are merged: `profile`, `script` and `api_key_file` beside their own file, scope targets, `cwd`
-and the folders of the sandbox in the pod's workspace. A path that climbs out with `..` is refused;
-who means to reach outside writes an absolute path, or one below `~`.
+and the folders of the sandbox in the pod's workspace. A path that climbs out with `..`, or through
+a link, is refused; who means to reach outside writes an absolute path, or one below `~`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from protocol.errors import InvalidScope
 from protocol.manifest import PodManifest, Script
 from protocol.operator_file import planted_link, read_operator_file
-from protocol.scope import canonical, links_on
+from protocol.scope import Resolved, canonical, is_beneath, links_on, resolved
 from supervisor.core.operator_settings import ReadFile
 from supervisor.core.widening import writers
 from supervisor.mistakes import Checker, Mistake
@@ -253,11 +253,16 @@ class Files:
 
     def _canonical(self, source: Source, at: Loc, written: str, base: str) -> str | None:
         path = self._joined(source, at, written, base)
+        if path is None:
+            return None
         try:
-            return path and canonical(path)
+            place = resolved(path)
+            if not os.path.isabs(os.path.expanduser(written)):
+                _require_inside(written, place, canonical(base))
         except InvalidScope as error:
             self._check.add(source, at, error.message)
             return None
+        return place.path
 
     def _joined(self, source: Source, at: Loc, written: str, base: str) -> str | None:
         """Return the path, absolute; None if it climbs out of its base."""
@@ -270,6 +275,17 @@ class Files:
 
 
 _WHERE = frozenset({"workspace", "profile"})  # say where the rest is, and are used up by then
+
+
+def _require_inside(written: str, place: Resolved, base: str) -> None:
+    """Raise InvalidScope for a relative path that a link has led out of its base."""
+    if is_beneath(place.path, base):
+        return
+    leads_to = ((link, canonical(link)) for link in place.links)
+    link, where = next((one for one in leads_to if not is_beneath(one[1], base)), (base, base))
+    raise InvalidScope(
+        f"'{written}' leads out of {base}: {link} is a link to {where}; an absolute path may"
+    )
 
 
 def _folder_of(layer: Layer) -> str:

@@ -49,6 +49,11 @@ def identity_of(pid: int) -> Identity | None:
     )
 
 
+def boot() -> str:
+    """Return the id of this machine's present boot."""
+    return _here()[1]
+
+
 def is_same_process(identity: Identity) -> Life:
     """Say whether that very process still lives."""
     try:

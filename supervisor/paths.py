@@ -85,6 +85,11 @@ class Paths:
             runtime = _runtime_of(uid, data)
         return cls(root, runtime, data, config, _scope_dir(environ, passwd_home))
 
+    @property
+    def product_dirs(self) -> tuple[str, ...]:
+        """The folders that are closed to pods."""
+        return tuple(str(one) for one in (self.runtime, self.data, self.config, self.scope_dir))
+
     def pod_id(self, pod: str) -> str:
         """Return what stands for a pod in the names of its sockets and life locks."""
         return pod_id(str(self.home), pod)

@@ -171,8 +171,9 @@ class PodRunner:
                 starts.append(self._wanted(pod, wanted[pod]))
             else:
                 self._refuse(pod, wanted[pod], beyond)
+        fleet = [member.manifest for member in members.values()]
         try:
-            outcomes = await self._background.on_disk(self._starter.prepare, starts)
+            outcomes = await self._background.on_disk(self._starter.prepare, starts, fleet)
         except Exception as error:
             failed = Internal(f"cannot prepare a start: {error}")
             for one in starts:

@@ -26,12 +26,12 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from protocol import isolation
 from protocol.errors import Internal, PodsupError
 from protocol.manifest import Scheme
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, MessageWriter, NotSent
@@ -144,7 +144,7 @@ class Processes:
         with theirs:
             try:
                 popen = subprocess.Popen(
-                    [sys.executable, "-m", "podproc.zygote", str(theirs.fileno()), *self._schemes],
+                    isolation.isolated("podproc.zygote", str(theirs.fileno()), *self._schemes),
                     stdin=subprocess.DEVNULL,
                     cwd="/",
                     env=self._environment,

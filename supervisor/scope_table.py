@@ -60,7 +60,10 @@ Outcome: TypeAlias = Allocation | PodsupError
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a pod asks for at its start; the targets of its scope are canonical."""
+    """What a pod asks for at its start; the targets of its scope are canonical.
+
+    `nodes` is what the targets of its write rules are (`supervisor.nodes`).
+    """
 
     pod: str
     incarnation: int
@@ -69,6 +72,7 @@ class Claim:
     session_id: str | None = None
     segment_id: str | None = None
     line: Line = TOP_LEVEL
+    nodes: tuple[str, ...] = ()
 
 
 class ScopeTable:
@@ -279,6 +283,7 @@ class ScopeTable:
             supervisor=self.supervisor,
             scope_allow=claim.scope.allow,
             scope_deny=claim.scope.deny,
+            nodes=claim.nodes,
             session_id=claim.session_id,
             segment_id=claim.segment_id,
             since_ms=now_ms,

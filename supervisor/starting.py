@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,15 +20,18 @@ from protocol.birth import Access, Birth
 from protocol.errors import Internal, PodsupError
 from protocol.ids import uuid7
 from protocol.manifest import PodManifest
+from protocol.surroundings import Surroundings
 from supervisor import life_lock
 from supervisor.core.fleet_record import Intent
 from supervisor.core.rows import TOP_LEVEL, Allocation, Line
 from supervisor.journal import Journal
 from supervisor.keys import Keys
 from supervisor.logs import open_log
+from supervisor.nodes import nodes_of
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore, refuse_foreign
 from supervisor.scope_table import Claim, ScopeTable
+from supervisor.surroundings import FleetSurroundings
 
 SEVERAL = 4
 WRITERS = 8
@@ -107,15 +110,30 @@ class Starter:
         table: ScopeTable,
         store: PodStore,
         keys: Keys | None = None,
+        *,
+        surroundings: FleetSurroundings | None = None,
+        own_code: Sequence[str] = (),
+        start_files: Sequence[str] = (),
     ) -> None:
         self._keys = keys or Keys({})
+        self._surroundings = surroundings
+        self._own_code = tuple(own_code)
+        self._start_files = tuple(start_files)
+        self._changers: Mapping[str, frozenset[str]] = {}
         self._paths = paths
         self._journal = journal
         self._table = table
         self._store = store
 
-    def prepare(self, wanted: Sequence[Wanted]) -> list[Prepared | PodsupError]:
-        """Prepare each start; one that is refused does not touch the others. Raises OSError."""
+    def prepare(
+        self, wanted: Sequence[Wanted], fleet: Sequence[PodManifest] = ()
+    ) -> list[Prepared | PodsupError]:
+        """Prepare each start; one that is refused does not touch the others. Raises OSError.
+
+        `fleet` has the manifests of all its pods, since what one may write concerns the others.
+        """
+        if self._surroundings is not None:
+            self._changers = self._surroundings.changers(fleet)
         outcomes: list[Prepared | PodsupError]
         if len(wanted) < SEVERAL:
             outcomes = [self._first_half(one) for one in wanted]
@@ -230,13 +248,14 @@ class Starter:
             control_endpoint=f"ipc://{paths.control_socket(manifest.fleet)}",
             events_endpoint=f"ipc://{events}",
             data_dir=str(paths.data),
-            product_dirs=tuple(
-                str(folder) for folder in (paths.runtime, paths.data, paths.config, paths.scope_dir)
-            ),
+            product_dirs=paths.product_dirs,
             config_dir=str(paths.config),
             protected=tuple(file.path for file in settings.files),
             template=settings.template,
             catalog=settings.catalog,
+            surroundings=self._around(manifest),
+            own_code=self._own_code,
+            start_files=self._start_files,
             session_id=meta.session_id,
             segment_id=meta.segment_id,
             beat_interval_s=manifest.beat_interval_s,
@@ -244,6 +263,11 @@ class Starter:
             access=self._keys.access(manifest.model),
             summary_access=self._summary_access(manifest),
         )
+
+    def _around(self, manifest: PodManifest) -> Surroundings:
+        if self._surroundings is None:
+            return Surroundings()
+        return self._surroundings.of(manifest, self._changers)
 
     def _summary_access(self, manifest: PodManifest) -> Access | None:
         model = manifest.compaction.model
@@ -270,4 +294,5 @@ class Starter:
             session_id=one.birth.session_id,
             segment_id=one.birth.segment_id,
             line=one.wanted.line,
+            nodes=nodes_of(one.birth.manifest.scope),
         )

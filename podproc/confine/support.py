@@ -93,5 +93,10 @@ def _failure(attempt: Callable[[], None]) -> str | None:
     return text or "it died"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print what this machine can, as JSON."""
     json.dump(look(), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

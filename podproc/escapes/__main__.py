@@ -16,7 +16,7 @@ from podproc.tools.keeper_client import KeeperError
 from protocol.cage import CageLevel, CageSupport
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make the attempts and print what came of them; 0 where the cage holds what it promises."""
     parser = argparse.ArgumentParser(prog="python -m podproc.escapes", description=__doc__)
     levels = [CageLevel.NAMESPACES.value, CageLevel.LANDLOCK.value]
@@ -68,4 +68,4 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -42,6 +42,7 @@ from podproc.tools.shell import command_environment
 from protocol.cage import CageLevel, CageSupport, describe
 from protocol.manifest import Sandbox
 from protocol.scope import LentRule
+from protocol.surroundings import look_around
 
 WORKS = "works"
 WORKS_UNCAGED = "works uncaged"
@@ -265,7 +266,7 @@ class Run:
             closed=[str(ground.product)],
             opened=str(ground.outputs),
             room=str(ground.product / f"data/pods/me/cage-{next(self._rooms)}"),
-            environment=self._environment,
+            readable=look_around(self._environment, [str(ground.product)]).readable(),
             processes=attempt.processes,
         )
         keeper = Keeper(environment=self._environment, cage=cage)

@@ -1,9 +1,9 @@
 """The cage of one pod's commands: what they may read besides the scope, and what is theirs alone.
 
-Readable is the pod's scope, and one list for all pods: what programs need to run. It is the user's
-to widen: `extra_read`, `extra_write`. The product's own folders are closed whatever any rule says,
-but for the pod's own command output. What follows from all that for one command, at its level, is
-worked out in `podproc.tools.cage_plan`.
+Readable is the pod's scope, and what programs need to run, which was looked up when the fleet was
+started (`protocol.surroundings`). It is the user's to widen: `extra_read`, `extra_write`. The
+product's own folders are closed whatever any rule says, but for the pod's own command output. What
+follows from all that for one command, at its level, is worked out in `podproc.tools.cage_plan`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import errno
 import functools
 import glob
 import os
-import pwd
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ from podproc.confine.kernel import open_path
 from podproc.tools.cage_plan import Disk, Kind, Looks, Order, Territory, plan
 from podproc.tools.removing import remove_tree
 from protocol.cage import CageLevel
-from protocol.errors import InvalidScope
 from protocol.manifest import Sandbox
 from protocol.scope import (
     LentRule,
@@ -34,52 +32,9 @@ from protocol.scope import (
     ScopeRule,
     canonical,
     effective_permission,
-    is_beneath,
+    may_change,
 )
-
-SYSTEM = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/etc",
-    "/opt",
-    "/nix",
-    "/sys",
-    "/proc",
-    "/run/systemd/resolve",
-    "/run/resolvconf",
-)
-"""What programs need to run, wherever they come from."""
-
-OF_THE_HOME = (
-    ".gitconfig",
-    ".config/git/config",
-    ".config/git/ignore",
-    ".config/git/attributes",
-    ".local/lib",
-    ".local/share/uv/python",
-    ".local/share/uv/tools",
-    ".local/share/pipx/venvs",
-    ".local/share/mise/installs",
-    ".rustup/settings.toml",
-    ".rustup/toolchains",
-)
-"""What is read of the home: how git is set up, and languages that lie beside their PATH."""
-
-OF_A_PREFIX = (
-    *("bin", "compiler_compat", "completions", "conda-meta", "conf", "envs", "etc", "host"),
-    *("include", "install", "installs", "jmods", "lib", "lib32", "lib64", "libexec", "pkg", "pkgs"),
-    *("platform", "plugins", "pyvenv.cfg", "sdk", "share", "shared", "shims", "src", "ssl"),
-    *("store", "toolchains", "tools", "version", "versions", "x86_64-conda-linux-gnu"),
-)
-"""What programs need beside their PATH's folder; in the home nothing else, since keys lie there."""
-
-HOMES = "/home"
-"""Where homes lie; others than one's own are homes, too."""
+from protocol.surroundings import USUAL_PATH
 
 SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 """Folders that everybody writes: at level `namespaces` each pod has its own."""
@@ -107,58 +62,6 @@ class RealDisk:
             return []
 
 
-def readable(environment: Mapping[str, str], closed: Iterable[str]) -> list[str]:
-    """Return what every command may read, canonical, as far as it is there.
-
-    Of each folder of PATH its parent, too, since that is where a program's libraries are; but not
-    where that would be the root, a home, something above it, or what holds one of our folders. In
-    a home it is only what such a parent usually has: programs keep their keys there as well.
-    """
-    homes = _homes(environment)
-    found: list[str] = [*SYSTEM]
-    own = [*closed, *homes]
-    for folder in environment.get("PATH", "").split(":"):
-        if folder.startswith("/"):
-            found += [
-                one
-                for one in _with_parent(folder, homes)
-                if not any(is_beneath(other, one) for other in own)
-            ]
-    found += [f"{home}/{name}" for home in homes for name in OF_THE_HOME]
-    return list(dict.fromkeys(_canonical_ones(found)))
-
-
-def _homes(environment: Mapping[str, str]) -> list[str]:
-    """Return the homes of this user, canonical: what the environment says, and what is so."""
-    told = environment.get("HOME", "")
-    with contextlib.suppress(KeyError):  # a user without an entry has no home but that
-        return list(dict.fromkeys(_canonical_ones([told, pwd.getpwuid(os.geteuid()).pw_dir])))
-    return list(_canonical_ones([told]))
-
-
-def _with_parent(folder: str, homes: Sequence[str]) -> Iterator[str]:
-    """Yield a folder of PATH, and its parent or what programs need of that."""
-    with contextlib.suppress(InvalidScope):
-        yield canonical(folder)
-        parent = canonical(os.path.dirname(folder.rstrip("/")))
-        if not any(is_beneath(parent, home) for home in (*homes, HOMES)):
-            yield from (() if parent == "/" else (parent,))
-        elif not _is_home(parent, homes) and not parent.endswith("/.local"):
-            yield from (f"{parent}/{name}" for name in OF_A_PREFIX)
-
-
-def _is_home(folder: str, homes: Sequence[str]) -> bool:
-    return folder in homes or HOMES in (folder, os.path.dirname(folder))
-
-
-def _canonical_ones(paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        with contextlib.suppress(InvalidScope):
-            real = canonical(path)
-            if os.path.exists(real):
-                yield real
-
-
 @dataclass(frozen=True, slots=True)
 class _Known:
     """An order, and what it depends on."""
@@ -170,10 +73,11 @@ class _Known:
 class Cage:
     """The cage of one pod's commands; `order` blocks, since it looks at the disk.
 
-    `lent` is asked each time. `protected` are files that no command may change at level
-    `namespaces`; at `landlock` a denied file would keep new ones out of its folder. `room` is a
-    folder of the pod's own for what its commands write outside of the scope: it is empty when the
-    first keeper starts, and gone after `close`.
+    `lent` is asked each time. `readable` is what the fleet's surroundings give, canonical like the
+    folders that the settings open: what is a link by now is as good as not there. `protected` are
+    files that no command may change at level `namespaces`; at `landlock` a denied file would keep
+    new ones out of its folder. `room` is a folder of the pod's own for what its commands write
+    outside of the scope: it is empty when the first keeper starts, and gone after `close`.
     `processes` is how many processes and threads they may have together.
     """
 
@@ -188,7 +92,7 @@ class Cage:
         protected: Sequence[str] = (),
         opened: str,
         room: str,
-        environment: Mapping[str, str],
+        readable: Sequence[str],
         disk: Disk | None = None,
         processes: int = MOST_PROCESSES,
     ) -> None:
@@ -201,7 +105,7 @@ class Cage:
         self._opened = (canonical(opened),)
         self._room = canonical(room)
         self._disk = disk or RealDisk()
-        self._environment = dict(environment)
+        self._readable = tuple(readable)
         self._pods_scope = scope
         self._is_furnished = False
         self._known: dict[tuple[bool, tuple[LentRule, ...]], _Known] = {}
@@ -209,19 +113,29 @@ class Cage:
     @functools.cached_property
     def _scope(self) -> Scope:
         """The pod's scope with what commands may besides; looked up once, at the first command."""
-        reads = [
-            *readable(self._environment, self._closed),
-            *_canonical_ones(self._settings.extra_read),
-        ]
-        extra = [
+        reads = [*self._readable, *self._settings.extra_read]
+        opened = [
             *(ScopeRule(target=path, permission=Permission.READ) for path in reads),
-            *(
-                ScopeRule(target=path, permission=Permission.WRITE)
-                for path in _canonical_ones(self._settings.extra_write)
-            ),
+            *(ScopeRule(target=p, permission=Permission.WRITE) for p in self._settings.extra_write),
         ]
+        there = (Kind.FOLDER, Kind.FILE)
+        extra = [rule for rule in opened if self._disk.kind(rule.target) in there]
         scope = self._pods_scope
         return scope.model_copy(update={"allow": (*scope.allow, *extra)})
+
+    def searched(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment whose PATH lacks what is lent: borrowers may put programs there."""
+        lent = Scope(allow=tuple(self._lent()))
+        folders = environment.get("PATH", "").split(":") if lent.allow else []
+        if not any(may_change(lent, folder) for folder in folders):
+            return dict(environment)
+        kept = [folder for folder in folders if not may_change(lent, folder)]
+        return {**environment, "PATH": ":".join(kept) or USUAL_PATH}
+
+    def moved(self) -> list[str]:
+        """Return what is opened for commands and has become a link, or lies below one; blocks."""
+        opened = (*self._readable, *self._settings.extra_read, *self._settings.extra_write)
+        return [path for path in opened if self._disk.kind(path) is Kind.LINK]
 
     @property
     def temporary(self) -> str:

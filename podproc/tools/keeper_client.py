@@ -170,7 +170,8 @@ class Keeper:
         nothing. Raises KeeperError where it cannot be started. Cancelled, it leaves nothing
         running.
         """
-        request = {"argv": list(argv), "cwd": cwd, "env": dict(environment)}
+        env = self._cage.searched(environment) if self._cage else dict(environment)
+        request = {"argv": list(argv), "cwd": cwd, "env": env}
         with self._launching():
             link, command = await self._launch(request, output, writes=writes)
         try:

@@ -118,13 +118,23 @@ class Grep:
     Args: ClassVar[type[GrepArgs]] = GrepArgs
 
     def __init__(
-        self, view: ScopeView, *, keeper: Keeper | None, environment: Mapping[str, str]
+        self,
+        view: ScopeView,
+        *,
+        keeper: Keeper | None,
+        environment: Mapping[str, str],
+        programs: str | None = None,
     ) -> None:
-        """Use ripgrep where the environment's PATH has it, below the keeper; without one, never."""
+        """Use ripgrep below the keeper; without a keeper, never.
+
+        It is looked for in `programs`: the environment's PATH, less what pods may write.
+        """
         self._view = view
         self._keeper = keeper
         self._environment = environment
-        self._ripgrep = shutil.which("rg", path=environment.get("PATH")) if keeper else None
+        self._ripgrep = (
+            shutil.which("rg", path=programs or environment.get("PATH")) if keeper else None
+        )
 
     async def run(self, args: GrepArgs, call: Call) -> ToolResult:
         """Return matches sorted by path; raises ToolFailure."""

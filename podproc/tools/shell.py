@@ -21,10 +21,10 @@ from podproc.tools.base import Call, ToolArgs, ToolFailure, ToolResult, off_loop
 from podproc.tools.keeper_client import Command, Exit, Job, Keeper, KeeperError
 from podproc.tools.output import Capture, OutputStore
 from protocol.environment import OF_USERS
+from protocol.surroundings import USUAL_PATH
 
 _OURS = {"PODSUP_POD", "PODSUP_FLEET", "PODSUP_INCARNATION", "PODSUP_COOKIE"}
 _FIXED = {"TERM": "dumb", "NO_COLOR": "1", "PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_OUTPUT_S = 1.0
 _LISTED = 20
 _TOLD = 5
@@ -42,7 +42,7 @@ _QUOTED = re.compile(r"(?:Permission denied|Read-only file system): '(?P<path>[^
 def command_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a command may see of an environment: an allow-list, so never a key."""
     allowed = {name: value for name, value in environment.items() if name in OF_USERS | _OURS}
-    return {"PATH": _DEFAULT_PATH, **allowed, **_FIXED}
+    return {"PATH": USUAL_PATH, **allowed, **_FIXED}
 
 
 class BashArgs(ToolArgs):
@@ -78,12 +78,14 @@ class Bash:
         judge: Callable[[str], str | None] = lambda path: None,
         on_denied: Callable[[str, str], None] = lambda path, layer: None,
         confined: str = "",
+        programs: str | None = None,
     ) -> None:
         """Run commands in `cwd` with exactly this environment (see `command_environment`).
 
         `on_denied(path, layer)` hears of writes that a command was refused, as far as its output
         names them: `judge` returns the canonical path of one that the scope refuses, too, and
-        blocks. `confined` tells the model what it may expect.
+        blocks. `confined` tells the model what it may expect. `programs` is where the shell itself
+        is looked for: the environment's PATH, less what pods may write.
         """
         self.description = f"{_DESCRIPTION} {confined}".rstrip()
         self._keeper = keeper
@@ -92,7 +94,9 @@ class Bash:
         self._cwd = cwd
         self._environment = dict(environment)
         self._store = store
-        self._shell = shutil.which("bash", path=self._environment.get("PATH")) or "/bin/sh"
+        self._shell = (
+            shutil.which("bash", path=programs or self._environment.get("PATH")) or "/bin/sh"
+        )
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, args: BashArgs, call: Call) -> ToolResult:

@@ -43,12 +43,17 @@ def check(app: App, file: Path) -> None:
 
     Starts nothing.
     """
+    from supervisor import own_code
     from supervisor.core.widening import writers
     from supervisor.fleet_file import load_fleet
     from supervisor.paths import Paths, trusted_config
 
     fleet = load_fleet(file, config_dir=trusted_config(Paths.here(app.home)))
-    warnings = [*fleet.warnings, *(f"start will refuse this: {what}" for what in fleet.unavailable)]
+    warnings = [
+        *fleet.warnings,
+        *own_code.warnings(fleet.pods),
+        *(f"start will refuse this: {what}" for what in fleet.unavailable),
+    ]
     for warning in warnings:
         note(f"warning: {warning}")
     exposed: list[dict[str, Any]] = [

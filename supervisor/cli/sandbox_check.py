@@ -6,13 +6,13 @@ The list and its making are the pod's side, run as a program of its own; here is
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
 from protocol.errors import Internal
+from protocol.isolation import isolated
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed
 
@@ -22,7 +22,7 @@ _SHOWN = 100
 
 def check_sandbox(app: App) -> None:
     """Run the list and print its table and sum; raises Failed where one got out, and Internal."""
-    argv = [sys.executable, "-m", "podproc.escapes", "-o", "json"]
+    argv = isolated("podproc.escapes.__main__", "-o", "json")
     try:
         done = subprocess.run(argv, cwd="/", capture_output=True, timeout=CHECK_S, check=False)
     except subprocess.TimeoutExpired as error:

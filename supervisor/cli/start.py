@@ -26,6 +26,7 @@ from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
 from supervisor.keys import collect
 from supervisor.looked_at import require_looked_at
+from supervisor.own_code import own_code, start_files, warnings
 from supervisor.paths import Paths, make_private_dir, trusted_config
 from supervisor.reach import is_listening, new_id
 
@@ -61,7 +62,7 @@ def start(
     require_own_name()
     paths = Paths.here(app.home)
     fleet = load_fleet(file, config_dir=trusted_config(paths))
-    for warning in fleet.warnings:
+    for warning in (*fleet.warnings, *warnings(fleet.pods)):
         note(f"warning: {warning}")
     if fleet.unavailable:
         for what in fleet.unavailable:
@@ -83,6 +84,8 @@ def start(
         wait=wait or "ready",
         atomic=atomic,
         keys=collect(fleet.pods, os.environ),
+        own_code=own_code(),
+        start_files=start_files(),
     )
     pid = launch(boot, _supervisor_log(paths, fleet))
     app.fleet = fleet.name

@@ -9,6 +9,7 @@ path. (A parent and its descendants may: what was lent is inside what it was len
                     ▲                                  └────► renew ──┐
                     └─────────────────────────────────────────────────┘
 
+* **A place is known by name and by what it is**: two names of one folder are one place (`nodes`).
 * **Every row is a rival**, whoever its parent: two children of a parent that may only read are
   compared with each other, and homes with other homes. The exceptions are the row's own line:
   those it was lent from, and those it has lent to.
@@ -48,6 +49,7 @@ from protocol.scope import (
     contains,
     overlaps,
 )
+from supervisor.core.nodes import Place, may_meet, may_share
 from supervisor.core.refusals import (
     duplicate,
     not_lendable,
@@ -65,6 +67,7 @@ from supervisor.core.rows import (
     Line,
     Pair,
     Table,
+    placed,
 )
 
 REBUILT = 1_000_000
@@ -81,7 +84,7 @@ def register(
     """
     own = _own_children(table, wanted, line)
     family = _with_descendants(table, own)
-    admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
+    admitted = _admit(table, wanted, placed(wanted), life, beside=family, now_ms=now_ms)
     return _with_children(admitted, wanted, own)
 
 
@@ -108,7 +111,7 @@ def reserve(
     own = _own_children(table, wanted, line)
     above = {parent.key, *(row.key for row in table.ancestors(parent))}
     family = above | _with_descendants(table, own)
-    admitted = _admit(table, wanted, wanted.writes, life, beside=family, now_ms=now_ms)
+    admitted = _admit(table, wanted, placed(wanted), life, beside=family, now_ms=now_ms)
     if isinstance(admitted, PodsupError):
         return admitted
     lent = admitted.rows[wanted.key].model_copy(update={"lent_ms": wanted.since_ms})
@@ -141,7 +144,7 @@ def rebuilt(live: Iterable[Allocation], before: Table, remembered: Iterable[Allo
     table = Table.of(live)
     for row in before.rows.values():
         kin = {one.key for one in (*before.ancestors(row), *before.descendants(row))}
-        in_the_way = _clashes(table, row.writes).keys() - kin
+        in_the_way = _clashes(table, placed(row)).keys() - kin
         if row.key not in table.rows and not in_the_way and not _writers(table, row.segment_id):
             table = table.with_row(row)
     known = {row.key: row for row in remembered} | dict(before.rows) | dict(table.rows)
@@ -208,7 +211,11 @@ def renew(
     if wanted.segment_id is None:
         carried |= {"session_id": kept.session_id, "segment_id": kept.segment_id}
     wanted = wanted.model_copy(update=carried)
-    beyond = [new for new in wanted.writes if not any(contains(old, new) for old in kept.writes)]
+    beyond = [
+        (new, place)
+        for new, place in placed(wanted)
+        if not any(contains(old, new) for old in kept.writes)
+    ]
     own = _own_children(table, wanted, line)
     family = _with_descendants(table, [kept, *own])
     for lender in line.above:
@@ -276,7 +283,7 @@ def release(table: Table, key: Key, token: str, life: LifeOf) -> Table | PodsupE
 def _admit(
     table: Table,
     wanted: Allocation,
-    claims: Iterable[ScopeRule],
+    claims: Iterable[tuple[ScopeRule, Place | None]],
     life: LifeOf,
     *,
     beside: Set[Key],
@@ -372,14 +379,31 @@ def _own(table: Table, key: Key, token: str) -> Allocation | PodsupError:
     return row
 
 
-def _clashes(table: Table, rules: Iterable[ScopeRule]) -> dict[Key, list[Pair]]:
-    """Return, by row, each pair of a rule and one of the row's that may write one path."""
+def _clashes(
+    table: Table, rules: Iterable[tuple[ScopeRule, Place | None]]
+) -> dict[Key, list[Pair]]:
+    """Return, by row, each pair of a rule and one of the row's that may write one path.
+
+    Both by name and by what the targets are: of two regions that meet, one target begins the other,
+    or is one of the folders above it.
+    """
     found: dict[Key, list[Pair]] = {}
-    for ours in rules:
+    for ours, place in rules:
         at = ours.target
-        near = [c for c in table.claims if c[0].startswith(at) or at.startswith(c[0])]
-        for _, theirs, key in near:  # of two regions that meet, one target begins the other
-            if overlaps(ours, theirs):
+        near = [
+            c
+            for c in table.claims
+            if c[0].startswith(at)
+            or at.startswith(c[0])
+            or (
+                place
+                and (other := c[3])
+                and (other.end in place.below or place.end in other.below)  # else the call costs
+                and may_meet(place, other)
+            )
+        ]
+        for _, theirs, key, theirs_at in near:
+            if overlaps(ours, theirs) or may_share(ours, place, theirs, theirs_at):
                 found.setdefault(key, []).append((ours, theirs))
     return found
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from protocol.base import Wire
 from protocol.scope import LentRule, Permission, Scope, ScopeRule
+from supervisor.core.nodes import Place, place_of
 from supervisor.identity import Identity, Life
 
 Key: TypeAlias = tuple[str, str]
@@ -28,7 +29,9 @@ class AllocationState(StrEnum):
 class Allocation(Wire):
     """One row. `delegated_from` names the parent, in the same home; the token is never shown.
 
-    `lent_ms`: when its present scope was lent; an incarnation that finds it lent leaves it so.
+    `nodes` has, for each rule in `writes`, what its target and the folders above it are; an older
+    row has none (`core.nodes`). `lent_ms`: when its present scope was lent; an incarnation that
+    finds it lent leaves it so.
     """
 
     home: str
@@ -39,6 +42,7 @@ class Allocation(Wire):
     supervisor: str
     scope_allow: tuple[ScopeRule, ...] = ()
     scope_deny: tuple[ScopeRule, ...] = ()
+    nodes: tuple[str, ...] = ()
     identity: Identity | None = None
     delegated_from: str | None = None
     session_id: str | None = None
@@ -58,6 +62,9 @@ class Allocation(Wire):
         """The rules that claim paths for this pod, less what it has lent."""
         return tuple(r for r in self.scope_allow if r.permission is Permission.WRITE)
 
+
+ClaimedRule: TypeAlias = tuple[str, ScopeRule, Key, Place | None]
+"""A write rule of a row: its target, itself, the row's key, and its place."""
 
 Pair: TypeAlias = tuple[ScopeRule, ScopeRule]
 """A wanted rule and a holder's, which may write one path."""
@@ -114,7 +121,7 @@ class Table:
     """All rows of one user, in the order they came; `claims` are their write rules, by target."""
 
     rows: Mapping[Key, Allocation] = field(default_factory=dict)
-    claims: tuple[tuple[str, ScopeRule, Key], ...] = ()
+    claims: tuple[ClaimedRule, ...] = ()
 
     @classmethod
     def of(cls, rows: Iterable[Allocation]) -> Table:
@@ -175,9 +182,17 @@ class Table:
                     yield child
 
 
+def placed(row: Allocation) -> Iterator[tuple[ScopeRule, Place | None]]:
+    """Yield the rules of a row that claim paths, each with its place."""
+    writes = row.writes
+    nodes = row.nodes if len(row.nodes) == len(writes) else ("",) * len(writes)
+    for rule, text in zip(writes, nodes, strict=True):
+        yield rule, place_of(rule, text)
+
+
 def _numbered(lender: Allocation) -> Allocation:
     return lender.model_copy(update={"lend_number": lender.lend_number + 1})
 
 
-def _claims(row: Allocation) -> tuple[tuple[str, ScopeRule, Key], ...]:
-    return tuple((rule.target, rule, row.key) for rule in row.writes)
+def _claims(row: Allocation) -> tuple[ClaimedRule, ...]:
+    return tuple((rule.target, rule, row.key, place) for rule, place in placed(row))

@@ -18,7 +18,7 @@ from tests.protocol.samples import REVISION, SAMPLES
 
 FOLDER = Path(__file__).parent / "golden"
 VERSIONS = FOLDER / "versions.json"
-LEFT_OUT = {"protocol.manifest", "protocol.birth", "protocol.catalog"}
+LEFT_OUT = {"protocol.manifest", "protocol.birth", "protocol.catalog", "protocol.surroundings"}
 BASES = {
     "parts.Shown",
     "controls.Control",

@@ -393,6 +393,47 @@ def test_path_that_leads_nowhere_or_out_is_named_with_its_line(
     assert found.line == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("cwd = 'in/link'", "cwd"),
+        ("workspace = 'in/link'", "workspace"),
+        ("scope = { allow = [{ target = 'in/link', permission = 'write' }] }", "target"),
+        ("scope = { allow = [{ target = 'in/link/new', permission = 'read' }] }", "target"),
+        ("scope = { deny = [{ target = 'in/link', permission = 'read' }] }", "target"),
+        ("delegation_scope = { allow = [{ target = 'in/link', permission = 'read' }] }", "target"),
+        ("sandbox = { extra_read = ['in/link'] }", "extra_read"),
+        ("sandbox = { extra_write = ['in/link'] }", "extra_write"),
+    ],
+)
+def test_relative_path_that_a_link_leads_out_is_a_mistake(work: Path, line: str, key: str) -> None:
+    outside = work.parent / "outside"
+    outside.mkdir()
+    (work / "in").mkdir()
+    (work / "in/link").symlink_to("../../outside")
+    found = only_mistake(work, f"[[pod]]\nname = 'a'\n{line}\n")
+    assert f"{work}/in/link is a link to {outside}" in found.message
+    assert (found.line, key in found.key) == (3, True)
+    load(work, f"[[pod]]\nname = 'a'\n{line.replace('in/link', str(work / 'in/link'))}\n")
+
+
+def test_relative_path_may_follow_a_link_inside(work: Path) -> None:
+    (work / "in").mkdir()
+    (work / "link").symlink_to("in")
+    fleet = load(work, "[[pod]]\nname = 'a'\ncwd = 'link'\n")
+    assert fleet.pods[0].cwd == str(work / "in")
+
+
+def test_pods_of_one_folder_with_two_names_are_a_mistake(work: Path) -> None:
+    (work / "one").touch()
+    os.link(work / "one", work / "two")
+    pod = (
+        "[[pod]]\nname = '{}'\nscope = {{ allow = [{{ target = '{}', permission = 'write' }}] }}\n"
+    )
+    found = only_mistake(work, pod.format("a", "one") + pod.format("b", "two"))
+    assert "'a' and 'b' may both write" in found.message
+
+
 def test_workspace_of_the_fleet_that_is_no_folder_is_a_mistake(work: Path) -> None:
     found = only_mistake(work, "[fleet]\nworkspace = 'podsup.toml'\n")
     assert (found.line, found.key) == (2, "fleet.workspace")

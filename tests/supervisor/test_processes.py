@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from protocol import isolation
 from protocol.errors import Internal
 from protocol.transport.fork_channel import MessageReader, send_message
 from supervisor import processes
@@ -311,9 +312,15 @@ os.register_at_fork(after_in_child=double_fork)
 def test_tree_is_ended_with_what_got_away_below_the_pod_and_not_before_its_lock_is_free(
     folder: Path,
 ) -> None:
-    (folder / "sitecustomize.py").write_text(DOUBLE_FORK)
+    hook = folder / "hook.py"
+    hook.write_text(DOUBLE_FORK)
+
+    def hooked(module: str, *arguments: str) -> list[str]:
+        run = f"exec(open({str(hook)!r}).read(), {{'__file__': {str(hook)!r}}})"
+        return [sys.executable, "-c", f"{run}; from {module} import main; main()", *arguments]
 
     async def scenario(shell: Shell) -> None:
+        isolation.isolated = hooked
         bob = await shell.living("bob")
         (folder / "double-fork").touch()
         alice = await shell.living("alice")
@@ -340,7 +347,7 @@ def test_tree_is_ended_with_what_got_away_below_the_pod_and_not_before_its_lock_
         names = {pid: Path(f"/proc/{pid}/comm").read_text() for pid in below}
         return next((pid for pid, name in names.items() if name == "sleep\n"), 0)
 
-    run_apart(scenario, folder, PYTHONPATH=f"{folder}:{PROJECT}")
+    run_apart(scenario, folder)
 
 
 def test_pod_has_no_descriptor_of_its_supervisor_its_zygote_or_another_pod(folder: Path) -> None:
@@ -376,29 +383,26 @@ def test_fork_server_that_cannot_start_is_refused_once_and_not_tried_for_ever(
     folder: Path,
 ) -> None:
     async def scenario(shell: Shell) -> None:
+        isolation.isolated = lambda module, *arguments: ["/bin/false", module, *arguments]
         for _ in range(2):
             with pytest.raises(Internal, match="fork server"):
                 await shell.fork()
             assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody tries again"
             assert children_of(os.getpid()) == []
 
-    run_apart(scenario, folder, PYTHONHOME="/nowhere")
+    run_apart(scenario, folder)
 
 
-NEVER_READY = """
-import sys, time
-if "podproc.zygote" in sys.orig_argv:
-    time.sleep(87)
-"""
+def never_ready(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-I", "-c", "import time; time.sleep(87)", module, *arguments]
 
 
 def test_fork_server_that_does_not_get_ready_is_ended_and_not_tried_for_ever(
     folder: Path,
 ) -> None:
-    (folder / "sitecustomize.py").write_text(NEVER_READY)
-
     async def scenario(shell: Shell) -> None:
         processes.ZYGOTE_READY_S = 0.2
+        isolation.isolated = never_ready
         with pytest.raises(Internal, match="did not become ready"):
             await shell.processes.start_zygote()
         assert children_of(os.getpid()) == []
@@ -406,7 +410,7 @@ def test_fork_server_that_does_not_get_ready_is_ended_and_not_tried_for_ever(
         assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody tries again"
         assert shell.said == []
 
-    run_apart(scenario, folder, PYTHONPATH=f"{folder}:{PROJECT}")
+    run_apart(scenario, folder)
 
 
 def test_children_are_found_where_the_kernel_does_not_list_them(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from podproc.escapes.run import Row, Total
+from protocol.isolation import isolated
 from supervisor.cli.app import cli
 
 HELD = {"name": "cp", "what": "copy", "inside": "works", "outside": "refused", "told": ""}
@@ -34,7 +34,7 @@ def check(
     }
 
     def run(argv: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
-        assert argv == [sys.executable, "-m", "podproc.escapes", "-o", "json"]
+        assert argv == isolated("podproc.escapes.__main__", "-o", "json")
         text = json.dumps(found) if rows else ""
         return subprocess.CompletedProcess(argv, code, text.encode(), b"it cannot do that\n")
 

@@ -97,6 +97,27 @@ def test_what_one_supervisor_writes_another_one_reads(fleet: Supervisor) -> None
     assert [row.scope_allow[0].target for row in other.list()] == ["/w/a"]
 
 
+def test_one_folder_with_two_names_is_written_by_one_pod(folder: Path) -> None:
+    """The names do not overlap, the identities do; another supervisor reads them from disk."""
+    fleet, other = Supervisor(folder), Supervisor(folder, "/other")
+    same, above = "1:5:b", "1:2:b"
+    first = fleet.claim("a", "/w/a")
+    fleet.table.register(replace(first, nodes=(f"{above} 1:3:b {same}",)))
+    try:
+        for pod, target, line in (
+            ("twin", "/m", f"{above} {same}"),
+            ("below", "/m/x", f"{above} {same}"),
+            ("deep", "/m/x", f"{above} {same} 1:6:b"),
+        ):
+            with pytest.raises(WriteConflict):
+                other.table.register(replace(other.claim(pod, target), nodes=(line,)))
+        for pod, line in (("beside", f"{above} 1:7:b"), ("unknown", "")):
+            other.table.register(replace(other.claim(pod, f"/m/{pod}"), nodes=(line,)))
+    finally:
+        fleet.close()
+        other.close()
+
+
 def test_a_pods_life_from_its_reservation_to_its_release(fleet: Supervisor) -> None:
     assert fleet.start("a", "/w").state is AllocationState.RESERVED
     held = fleet.table.adopt(Adoption(pod="a", token="a-1", identity=own()))

@@ -17,6 +17,7 @@ from podproc.tools.shell import command_environment
 from protocol.cage import CageLevel, CageSupport
 from protocol.manifest import Sandbox
 from protocol.scope import LentRule, Permission, Scope, ScopeRule
+from protocol.surroundings import look_around
 
 SUPPORT = CageSupport.found(look())
 """What the machine of the tests can do."""
@@ -134,7 +135,9 @@ async def caged(
             closed=[str(one) for one in closed or (ground.product,)],
             opened=str(ground.outputs),
             room=str(ground.product / "data/pods/me/cage"),
-            environment=environment,
+            readable=look_around(
+                environment, [str(one) for one in closed or (ground.product,)]
+            ).readable(),
             processes=processes,
             protected=[str(one) for one in protected],
         )

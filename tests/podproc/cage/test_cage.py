@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 
 from podproc.confine.support import look
-from podproc.tools.cage import Cage, readable
+from podproc.tools.cage import Cage
 from podproc.tools.cage_plan import Order
 from podproc.tools.keeper import children
 from podproc.tools.keeper_client import Keeper, KeeperError
-from podproc.tools.shell import command_environment, refused_paths
+from podproc.tools.shell import refused_paths
 from protocol.cage import CageLevel, CageSupport
 from protocol.manifest import Sandbox
 from protocol.scope import LentRule, Permission, Scope, ScopeRule
+from protocol.surroundings import look_around
 from tests.podproc.cage.ground import Ground, Shell, caged
 from tests.podproc.tooling import marks, sleepers
 from tests.support.waiting import eventually
@@ -58,7 +59,7 @@ def cage_of(
         closed=[str(ground.product)],
         opened=str(ground.outputs),
         room=str(ground.product / "room"),
-        environment=command_environment(os.environ),
+        readable=look_around(os.environ, [str(ground.product)]).readable(),
         protected=[str(one) for one in protected],
     )
 
@@ -146,7 +147,7 @@ def test_what_programs_need_is_readable_and_homes_and_our_folders_are_not(tmp_pa
     (home / ".config/git/credentials").touch()
     (home / ".config/git/config").touch()
     path = f"{home}/bin:{home}/.tool/bin:{home}/.local/bin:{tools}/bin:relative:/bin:{home}/none"
-    found = readable({"HOME": str(home), "PATH": path}, [str(tools / "podsup")])
+    found = look_around({"HOME": str(home), "PATH": path}, [str(tools / "podsup")]).readable()
     ours = {one.removeprefix(str(tmp_path)) for one in found if is_below(one, tmp_path)}
     assert ours == {
         "/home/bin",
@@ -171,7 +172,7 @@ def test_without_a_home_in_the_environment_the_user_s_own_is_not_read_for_a_fold
     (tmp_path / "bin").mkdir()
     entry = pwd.struct_passwd(("me", "x", os.geteuid(), 0, "", str(tmp_path), "/bin/sh"))
     monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
-    found = readable({"PATH": f"{tmp_path}/bin:/bin"}, [])
+    found = look_around({"PATH": f"{tmp_path}/bin:/bin"}, []).readable()
     assert str(tmp_path / "bin") in found
     assert str(tmp_path) not in found
 

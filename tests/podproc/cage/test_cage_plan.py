@@ -36,12 +36,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from podproc.confine import landlock
-from podproc.tools.cage import RealDisk, readable
+from podproc.tools.cage import RealDisk
 from podproc.tools.cage_plan import Kind, Order, Territory, plan
 from podproc.tools.fsview import ScopeView
 from podproc.tools.lends import Lends
 from protocol.cage import CageLevel
 from protocol.scope import LentRule, Permission, Scope, ScopeRule, effective_permission
+from protocol.surroundings import look_around
 from tests.podproc.cage.model import (
     Kernel,
     Tree,
@@ -523,9 +524,9 @@ def test_a_command_could_write_what_its_scope_claims_and_nothing_takes_whole(
 
 def found(home: Path | str, path: str, *closed: Path) -> list[str]:
     """Return what may be read because of a home and a PATH."""
-    system = readable({}, ())
-    environment = {"HOME": str(home), "PATH": path}
-    return [one for one in readable(environment, [str(one) for one in closed]) if one not in system]
+    system = look_around({}, ()).readable()
+    around = look_around({"HOME": str(home), "PATH": path}, [str(one) for one in closed])
+    return [one for one in around.readable() if one not in system]
 
 
 def made(folder: Path) -> Path:
