@@ -709,7 +709,7 @@ def test_chain_of_six_settles_when_its_middle_is_killed_and_down_leaves_nothing(
 ) -> None:
     script = [_next_level(level) for level in range(1, DEPTH + 1)]
     script += [writes(f"write {level}", LEVELS[level]) for level in range(DEPTH + 1)]
-    start(home, fleet(parent("c0", *script, folder="deep")))
+    start(home, fleet(parent("c0", *script, folder="deep"), supervisor=f"max_depth = {DEPTH}"))
     chain = [f"c{level}" for level in range(DEPTH + 1)]
     with connect(home) as client:
         did(client, "c0", "go 1")
