@@ -1,9 +1,10 @@
 """How often a pod may run without a person's input. Pure; times are seconds of one clock.
 
 Two peers that answer each other's notifications would go on for ever, whatever bounds each of their
-runs. So the runs that began without a person's input are counted in two sliding windows, the last
-minute and the last hour. Once either is full, no further one begins until there is room again. What
-waits in the inbox stays there. A person's `run`, `resume` or `notify` empties both windows.
+runs. So the runs that began without a person's input are counted in sliding windows: the last hour,
+the last minute, and the last ten seconds, in which a third of a minute's runs may begin, or five
+where that is more. Once one is full, no further run begins until there is room again. What waits in
+the inbox stays there. A person's `run`, `resume` or `notify` empties all windows.
 
 Runs count that a notification, a child's report or another pod started. The first task of a pod
 does not count: the supervisor delivers it, once.
@@ -11,10 +12,15 @@ does not count: the supervisor delivers it, once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from protocol.manifest import RunBounds
+
+BURST_S = 10.0
+BURST_PART, BURST_LEAST = 3, 5
+"""A minute's runs cannot all begin at once: a loop at full speed is slowed within seconds."""
 
 MINUTE_S = 60.0
 HOUR_S = 3600.0
@@ -22,9 +28,13 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why no such run may begin now, and after how many seconds one may."""
+    """Why no such run may begin now, and after how many seconds one may.
+
+    `most` began in the `window`; the operator's `key` is `bound`.
+    """
 
     key: str
+    bound: int
     most: int
     window: str
     seconds: float
@@ -32,9 +42,10 @@ class Wait:
     @property
     def cause(self) -> str:
         """What happened, and which key bounds it."""
+        part = "" if self.most == self.bound else f", {self.most} of them in {self.window}"
         return (
             f"{self.most} runs began in the last {self.window} without a person's input, and "
-            f"supervisor.max_notification_runs.{self.key} is {self.most}"
+            f"supervisor.max_notification_runs.{self.key} is {self.bound}{part}"
         )
 
 
@@ -66,12 +77,14 @@ class Pace:
         return len(self._within(MINUTE_S, now)), len(self._within(HOUR_S, now))
 
     def wait(self, now: float) -> Wait | None:
-        """Return why a run must wait, the longer of two reasons; None where it may begin."""
+        """Return why a run must wait, the longest of the reasons; None where it may begin."""
+        minute, hour = self.bounds.per_minute, self.bounds.per_hour
         waits = [
-            Wait(key, most, window, within[-most] + length - now)
-            for key, most, window, length in (
-                ("per_minute", self.bounds.per_minute, "minute", MINUTE_S),
-                ("per_hour", self.bounds.per_hour, "hour", HOUR_S),
+            Wait(key, bound, most, window, within[-most] + length - now)
+            for key, bound, most, window, length in (
+                ("per_minute", minute, _burst_of(minute), "10 seconds", BURST_S),
+                ("per_minute", minute, minute, "minute", MINUTE_S),
+                ("per_hour", hour, hour, "hour", HOUR_S),
             )
             if len(within := self._within(length, now)) >= most
         ]
@@ -79,6 +92,10 @@ class Pace:
 
     def _within(self, length: float, now: float) -> tuple[float, ...]:
         return tuple(at for at in self.begun if at > now - length)
+
+
+def _burst_of(per_minute: int) -> int:
+    return min(per_minute, max(BURST_LEAST, math.ceil(per_minute / BURST_PART)))
 
 
 EMPTY = Pace(RunBounds())

@@ -1,4 +1,4 @@
-"""How often a pod runs without a person's input: the two windows, and what the machine does."""
+"""How often a pod runs without a person's input: the windows, and what the machine does."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def test_run_waits_until_both_windows_have_room(
 ) -> None:
     wait = paced(*begun).wait(now)
     assert (wait and wait.key, wait and wait.seconds) == (key, seconds)
+
+
+@pytest.mark.parametrize(
+    ("per_minute", "most"), [(1, 1), (5, 5), (6, 5), (15, 5), (16, 6), (30, 10), (300, 100)]
+)
+def test_third_of_a_minutes_runs_may_begin_in_ten_seconds(per_minute: int, most: int) -> None:
+    pace, begun = Pace(RunBounds(per_minute=per_minute, per_hour=1000)), 0
+    while pace.wait(begun / 1000) is None and begun < 2 * per_minute:
+        pace, begun = pace.after(begun / 1000), begun + 1
+    assert begun == most
+    wait = pace.wait(begun / 1000)
+    assert wait is not None
+    assert f"{most} runs began in the last" in wait.cause
+    assert f"max_notification_runs.per_minute is {per_minute}" in wait.cause
 
 
 @given(
