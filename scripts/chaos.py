@@ -1,4 +1,4 @@
-"""Break podsup on purpose: scripts/chaos table [--seed N] [--for S] [--processes P] [--damage]
+"""Break podsup on purpose: scripts/chaos table [--seed N] [--for S] [--damage] …
                             scripts/chaos session [--seed N] [--for S]
 
 `session`: a session's log and inbox, and what is left of them after each of many deaths (see the
@@ -15,8 +15,9 @@ Watched from outside, all the time and at the end:
 * **No two write.** Of the table's live rows no two that are not in one line may write one path;
   nor, whatever the table says, two pods that were told so (their supervisor notes each adoption
   when it has succeeded, and each end before it). No pod that was told so is without its row.
-* **No wedge.** An operation takes a second at most. A process beside them does the same to a file
-  of its own, without any lock; what it was kept waiting meanwhile is the machine's, and excused.
+* **No wedge.** An operation takes `--within` seconds at most, by default one. A process beside them
+  does the same to a file of its own, without any lock; what it was kept waiting meanwhile is the
+  machine's, and excused.
 * **Never an unreadable table**, for who reads it without the lock; with `--damage` it is mended by
   the next change, and nobody who lives is forgotten.
 * **Nothing is left over.** In the end all are dead, and one claim to everything is granted.
@@ -64,8 +65,8 @@ from supervisor.turns import locked_in_turn
 
 T = TypeVar("T")
 
-LIMIT_S = 1.0
-"""Longest that an operation may take, the machine's own stalls aside."""
+WITHIN_S = 1.0
+"""Longest that an operation may take by default, the machine's own stalls aside."""
 
 STALL_S = 0.1
 CHECK_EVERY_S = 0.1
@@ -567,8 +568,11 @@ class Tally:
 class Stress:
     """Starts the processes, kills them, and looks at the table; `with` ends what is left."""
 
-    def __init__(self, folder: Path, seed: int, processes: int, damage: Damage) -> None:
+    def __init__(
+        self, folder: Path, seed: int, processes: int, damage: Damage, within_s: float
+    ) -> None:
         self._root = folder
+        self._within_s = within_s
         self._scope = folder / "scope"
         self._seed = seed
         self._size = processes
@@ -590,8 +594,8 @@ class Stress:
             self._kill(process)
         self._selector.close()
 
-    def run(self, seconds: float) -> None:
-        """Let them work for so long, then end them and look at what is left.
+    def run(self, seconds: float, operations: int) -> None:
+        """Let them work for so long and so much, then end them and look at what is left.
 
         A signal to end is kept in `signal`, and nothing is looked at then.
         """
@@ -604,7 +608,10 @@ class Stress:
         now = time.monotonic()
         end = now + seconds
         next_kill, next_check, next_read = now + KILL_EVERY_S, now, now
-        while (now := time.monotonic()) < end and not self.signal:
+        while not self.signal:
+            now = time.monotonic()
+            if now >= end and self.tally.operations.total() >= operations:
+                break
             if now >= next_kill:
                 self._kill_one()
                 next_kill = time.monotonic() - KILL_EVERY_S * math.log(1 - self._draw())
@@ -681,7 +688,7 @@ class Stress:
         now = time.monotonic()
         self._kill(process)
         self.tally.kills += 1
-        if busy_since and now - busy_since > LIMIT_S:
+        if busy_since and now - busy_since > self._within_s:
             self.tally.slow.append(("an operation, killed", busy_since, now - busy_since))
         self._board.begin(number, 0.0)
         self._workers[number] = self._fork(number, process.generation + 1)
@@ -763,7 +770,7 @@ class Stress:
             self.tally.refusals[code] += 1
         if op not in READS and op != "damage":
             self.tally.took.append(took)
-        if took > LIMIT_S:
+        if took > self._within_s:
             self.tally.slow.append((op, began, took))
 
     # -- what must hold --------------------------------------------------------------------------
@@ -884,7 +891,7 @@ class Stress:
                 max(0.0, min(end, began + took) - max(start, began))
                 for start, end in self.tally.stalls
             )
-            if took - stalled > LIMIT_S:
+            if took - stalled > self._within_s:
                 self.tally.defect(f"{op} took {took:.2f} s, of them {stalled:.2f} s the machine's")
 
     def summary(self, seconds: float) -> str:
@@ -899,7 +906,7 @@ class Stress:
             f"{t.kills} kills, {t.kills_of_holders} of who held the lock",
             f"refused: {refusals or 'nothing'}",
             f"changes p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {max(t.took, default=0) * 1000:.0f} "
-            f"ms, {len(t.slow)} longer than {LIMIT_S:g} s",
+            f"ms, {len(t.slow)} longer than {self._within_s:g} s",
             f"the machine stalled {len(t.stalls)} times, for "
             f"{max((b - a for a, b in t.stalls), default=0) * 1000:.0f} ms at most",
             f"{t.checks} checks of up to {t.most_live} live pods in {t.deepest} generations",
@@ -954,8 +961,10 @@ def table(asked: argparse.Namespace) -> int:
     """Run the stress of the scope table; returns the exit code."""
     with throw_away_folder() as folder:
         print(f"in {folder}", flush=True)
-        with Stress(folder, asked.seed, asked.processes, Damage(asked.damage)) as stress:
-            stress.run(asked.seconds)
+        with Stress(
+            folder, asked.seed, asked.processes, Damage(asked.damage), asked.within
+        ) as stress:
+            stress.run(asked.seconds, asked.operations)
     if stress.signal:
         return 128 + stress.signal
     print(stress.summary(asked.seconds), flush=True)
@@ -974,6 +983,8 @@ def main() -> int:
     of_table.add_argument("--seed", type=int, default=1)
     of_table.add_argument("--for", type=float, default=60.0, dest="seconds", metavar="S")
     of_table.add_argument("--processes", type=int, default=16)
+    of_table.add_argument("--operations", type=int, default=0, metavar="N", help="at least N")
+    of_table.add_argument("--within", type=float, default=WITHIN_S, metavar="S")
     of_table.add_argument(
         "--damage",
         nargs="?",

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parents[2]
-STRESS = (sys.executable, str(PROJECT / "scripts/chaos.py"), "session", "--seed", "7", "--for", "3")
+STRESS = (str(PROJECT / "scripts/chaos"), "session", "--seed", "7", "--for", "3")
 
 
 @pytest.mark.process

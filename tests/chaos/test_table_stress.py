@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,10 @@ import pytest
 from tests.support.leftovers import processes_of
 
 PROJECT = Path(__file__).parents[2]
-STRESS = (sys.executable, str(PROJECT / "scripts/chaos.py"), "table", "--seed", "7", "--for", "3")
+STRESS = (
+    *(str(PROJECT / "scripts/chaos"), "table", "--seed", "7", "--for", "3"),
+    *("--operations", "150", "--within", "30"),
+)
 
 
 def count_of(what: str, summary: str) -> int:
@@ -26,6 +28,7 @@ def count_of(what: str, summary: str) -> int:
 
 
 @pytest.mark.process
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "more",
     [(), ("--damage",), ("--damage", "both")],
@@ -38,7 +41,7 @@ def test_no_kill_wedges_the_table_or_lets_two_pods_write_one_path(more: Sequence
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     folder, *_, summary = done.stdout.splitlines()
