@@ -29,7 +29,10 @@ def opened(path: str, what: str, *, make: bool = False) -> Iterator[int]:
         done = ""
         for name in components(path):
             done = f"{done}/{name}"
-            below = _entry(here, name, make=make)
+            try:
+                below = _entry(here, name, make=make)
+            except OSError as error:  # it knows the last name alone
+                raise OSError(error.errno, os.strerror(error.errno or 0), done) from error
             os.close(here)
             here = below
             if stat.S_ISLNK(os.fstat(here).st_mode):

@@ -370,7 +370,7 @@ def test_closing_leaves_no_descriptor_and_no_thread(rig: Rig) -> None:
     transport.close()
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_closing_does_not_wait_for_somebody_who_never_comes(rig: Rig) -> None:
     transport = rig.transport()
     dealt = Dealt(rig, transport=transport)
@@ -388,7 +388,7 @@ def test_socket_may_be_closed_twice_and_before_its_transport(rig: Rig) -> None:
     served.socket.close()
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["router", "publisher"])
 @pytest.mark.parametrize(
     ("endpoint", "error"),
@@ -412,7 +412,7 @@ def test_endpoint_that_cannot_be_bound_is_an_error_with_a_name(
         rig.close()  # must not hang for the socket that was never bound
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_endpoint_in_a_folder_that_is_no_folder_is_an_error_with_a_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     rig = ZmqRig()

@@ -115,7 +115,7 @@ def test_operator_whose_files_no_pod_may_write_is_never_asked(home: Home) -> Non
     assert sandbox_of(home, "alice") == "none"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("command", ["ps", "check", "down", "status alice", "start -d"])
 def test_fleet_file_that_is_a_fifo_holds_no_command_up(home: Home, command: str) -> None:
     os.mkfifo(home.work / "podsup.toml", 0o600)

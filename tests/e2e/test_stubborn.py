@@ -13,7 +13,7 @@ from supervisor import life_lock
 from tests.support.home import Home
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
 FLEET = """
 [fleet]

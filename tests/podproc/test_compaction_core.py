@@ -287,6 +287,7 @@ STATES = st.builds(
     paused=st.booleans(),
     note_due=st.booleans(),
     owed=st.lists(ENDS, max_size=3).map(tuple),
+    unasked=st.lists(st.integers(1, 10**13), max_size=3).map(tuple),
     request_ids=st.lists(st.sampled_from(["task", "r1", "r2", "r3"]), max_size=6).map(tuple),
     delivered=st.frozensets(st.sampled_from("abcd")),
     used_answers=st.frozensets(st.integers(0, 9)),
@@ -317,7 +318,10 @@ def start_of(entries: tuple[Entry, ...]) -> SegmentStart:
     return start
 
 
-SAME = ("turn_count", "usage", "open_run", "last_result", "paused", "note_due", "owed")
+SAME = (
+    *("turn_count", "usage", "open_run", "last_result", "paused", "note_due", "owed"),
+    "unasked",
+)
 DIFFERENT = ("extensions", "request_ids", "delivered", "used_answers", "session_id")
 OF_THE_SEGMENT = (
     *("system_prompt", "config", "history", "unanswered"),

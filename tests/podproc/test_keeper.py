@@ -442,9 +442,12 @@ def test_a_stranger_in_a_scan_is_neither_stopped_nor_killed() -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as between:
         assert between.stdout is not None
         stranger = int(between.stdout.readline())
-        keeper_program.kill_trees(lambda: [stranger])
-        assert Path(f"/proc/{stranger}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-        keeper_program.kill_trees(lambda: [between.pid])
+        try:
+            keeper_program.kill_trees(lambda: [stranger])
+            state = Path(f"/proc/{stranger}/stat").read_text().rpartition(")")[2].split()[0]
+            assert state in "RSD", "neither stopped nor dead"
+        finally:
+            keeper_program.kill_trees(lambda: [between.pid])
         assert between.wait() == -signal.SIGKILL
 
 
@@ -455,5 +458,7 @@ def test_the_keeper_signals_by_pid_only_its_own_unreaped_child() -> None:
 
 def test_both_ways_to_list_children_agree() -> None:
     with subprocess.Popen(["sleep", str(marks(1)[0])]) as child:
-        assert children(os.getpid()) == children_by_parent(os.getpid()) == [child.pid]
-        child.kill()
+        try:
+            assert children(os.getpid()) == children_by_parent(os.getpid()) == [child.pid]
+        finally:
+            child.kill()

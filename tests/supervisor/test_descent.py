@@ -409,10 +409,10 @@ EACH = 3
 @pytest.mark.parametrize(
     ("keys", "pairs"),
     [
-        (("scope", "delegation_scope"), 2_700),
-        (("permissions",), 1_800),
-        (("sandbox", "feature", "budget"), 900),
-        (tuple(REQUESTS), 1_800),
+        (("scope", "delegation_scope"), 1_200),
+        (("permissions",), 600),
+        (("sandbox", "feature", "budget"), 300),
+        (tuple(REQUESTS), 900),
     ],
     ids=["scopes", "permissions", "bounds", "everything"],
 )

@@ -172,7 +172,7 @@ def test_files_of_the_table_are_read_where_they_are_good(ground: Ground) -> None
 
 @every_kind
 @every_stand_in
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_bad_file_is_a_clean_mistake_and_holds_nothing_up(
     ground: Ground, kind: Kind, stand_in: Callable[[Path], None], told: str
 ) -> None:

@@ -51,7 +51,7 @@ class Home:
         self,
         *args: str,
         ok: int | Collection[int] | None = 0,
-        timeout: float = 30,
+        timeout: float = 90,
         input: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run one command in the work folder, without a terminal.
@@ -74,7 +74,7 @@ class Home:
         assert "Traceback (most recent call last)" not in done.stderr, said
         return done
 
-    def json(self, *args: str, ok: int | Collection[int] | None = 0, timeout: float = 30) -> Any:
+    def json(self, *args: str, ok: int | Collection[int] | None = 0, timeout: float = 90) -> Any:
         """Run one command and return the JSON document it prints."""
         return json.loads(self.podsup(*args, "-o", "json", ok=ok, timeout=timeout).stdout)
 
@@ -87,8 +87,9 @@ class Home:
         return sockets_of(self.root)
 
     def down(self) -> None:
-        """End the fleet, if there is one, as an operator would."""
-        self.podsup("down", ok=None, timeout=40)
+        """End every fleet of this home, as an operator would."""
+        for folder in sorted((self.home / "data/fleets").glob("*")):
+            self.podsup("--fleet", folder.name, "down", ok=None)
 
     def remove(self) -> None:
         """End what is left, remove the folders; AssertionError if a process or socket was left."""

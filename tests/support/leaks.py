@@ -38,7 +38,7 @@ class Held:
         return lines + [f"process {pid}: {self.children[pid]}" for pid in sorted(born)]
 
 
-def assert_nothing_leaked(before: Held, timeout: float = 2) -> None:
+def assert_nothing_leaked(before: Held, timeout: float = 10) -> None:
     """Give what is ending a moment to end; raises AssertionError naming what does not."""
     if not Held.now().since(before):
         return

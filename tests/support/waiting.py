@@ -13,7 +13,7 @@ T = TypeVar("T")
 INTERVAL_S = 0.01
 
 
-def eventually(probe: Callable[[], T], what: str, timeout: float = 10) -> T:
+def eventually(probe: Callable[[], T], what: str, timeout: float = 30) -> T:
     """Return the first truthy value of `probe`, asked every 10 ms for `timeout` seconds.
 
     A probe that raises has not succeeded yet. Raises AssertionError with `what` and the last value
@@ -34,7 +34,7 @@ def eventually(probe: Callable[[], T], what: str, timeout: float = 10) -> T:
         time.sleep(INTERVAL_S)
 
 
-def wait_for_exit(pid: int, timeout: float = 10) -> None:
+def wait_for_exit(pid: int, timeout: float = 30) -> None:
     """Return when the process is gone or a zombie; AssertionError after `timeout` seconds."""
     try:
         handle = os.pidfd_open(pid)
