@@ -153,16 +153,10 @@ def around(
 
 
 def changeable(found: Found, scopes: Iterable[Scope]) -> frozenset[str]:
-    """Return the places on which a fleet's commands depend, and which some scope lets change.
-
-    The system's own folders are left out: whoever gives those away has given all.
-    """
-    held = tuple(scopes)
+    """Return the places on which a fleet's commands depend, and which some scope lets change."""
+    held = [scope for scope in scopes if scope.allow]
     return frozenset(
-        place
-        for place in found.places()
-        if not any(is_beneath(place, one) for one in found.system)
-        and any(may_change(scope, place) for scope in held)
+        place for place in found.places() if any(may_change(scope, place) for scope in held)
     )
 
 
