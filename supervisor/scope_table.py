@@ -330,16 +330,15 @@ class ScopeTable:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
             if table is not before:
-                changed = [
-                    row for key, row in table.rows.items() if row is not before.rows.get(key)
-                ]
+                known = {id(row) for row in before.rows.values()}
+                changed = [row for row in table.rows.values() if id(row) not in known]
                 self._note(row for row in changed if _was_passed_on(row, before, table))
                 self._store(table)
                 self._note(changed)
-            for key, row in before.rows.items():
-                now = table.rows.get(key)
-                if now is not row and (now is None or now.incarnation != row.incarnation):
-                    life_lock.remove(self._lock_of(row))
+                left = {id(row) for row in table.rows.values()}
+                for row in before.rows.values():
+                    if id(row) not in left and not _goes_on(row, table):
+                        life_lock.remove(self._lock_of(row))
         return outcomes
 
     def key_of(self, pod: str) -> Key:
@@ -479,6 +478,11 @@ class _TableText:
         table = Table.of(rows.values())
         self._text, self._table, self._rows = text, table, rows
         return table
+
+
+def _goes_on(row: Allocation, table: Table) -> bool:
+    now = table.rows.get(row.key)
+    return now is not None and now.incarnation == row.incarnation
 
 
 def _was_passed_on(row: Allocation, before: Table, after: Table) -> bool:
