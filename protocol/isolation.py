@@ -51,14 +51,16 @@ def own_root() -> str:
 
 
 def kept(path: Iterable[str]) -> list[str]:
-    """Return the folders of an import path that podsup imports from; pods may not write them."""
-    return list(dict.fromkeys(one for one in path if _is_library(one) or _is_site(one)))
+    """Return the folders of an import path that podsup imports from; pods may not write them.
+
+    A folder of packages that is not there yet is none: it would be whoever's that makes it.
+    """
+    return list(dict.fromkeys(one for one in path if _is_kept(one)))
 
 
 def left_out(path: Iterable[str]) -> list[str]:
-    """Return the other folders of an import path that are there: what lies there may be a pod's."""
-    others = (os.path.abspath(one) for one in path if not (_is_library(one) or _is_site(one)))
-    return [one for one in dict.fromkeys(others) if os.path.exists(one)]
+    """Return the other folders of an import path, there or not: what lies there may be a pod's."""
+    return list(dict.fromkeys(os.path.abspath(one) for one in path if not _is_kept(one)))
 
 
 def isolated(module: str, *arguments: str) -> list[str]:
@@ -80,6 +82,10 @@ def close_import_path(root: str | None = None) -> None:
     elsewhere[:] = left_out(sys.path)
     sys.path[:] = kept(sys.path)
     sys.meta_path.insert(0, OwnPackages(root or own_root()))
+
+
+def _is_kept(folder: str) -> bool:
+    return _is_library(folder) or (_is_site(folder) and os.path.isdir(folder))
 
 
 def _is_site(folder: str) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from protocol.base import Wire
 from protocol.errors import InvalidScope
-from protocol.scope import Resolved, Scope, canonical, is_beneath, may_change, resolved
+from protocol.scope import Resolved, Scope, canonical, is_beneath, may_change, resolved, write_rules
 
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -153,17 +153,9 @@ def around(
 
 
 def changeable(found: Found, scopes: Iterable[Scope]) -> frozenset[str]:
-    """Return the places on which a fleet's commands depend, and which some scope lets change.
-
-    The system's own folders are left out: whoever gives those away has given all.
-    """
-    held = tuple(scopes)
-    return frozenset(
-        place
-        for place in found.places()
-        if not any(is_beneath(place, one) for one in found.system)
-        and any(may_change(scope, place) for scope in held)
-    )
+    """Return the places on which a fleet's commands depend, and which some scope lets change."""
+    held, places = [scope for scope in scopes if write_rules(scope)], {*found.places()}
+    return frozenset(place for place in places if any(may_change(scope, place) for scope in held))
 
 
 def _decisive(place: Resolved) -> tuple[str, ...]:

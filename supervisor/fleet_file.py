@@ -123,7 +123,7 @@ def load_fleet(
     pods = [resolve(source, number) for number in _pod_numbers(source)]
     check_fleet(check, [pod for pod in pods if pod.own.has("name")])
     settings = _fixed(resolve, config_dir, beside=file.parent)
-    files.check_links([pod.manifest for pod in pods])
+    _check_links(files, [pod.manifest for pod in pods])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
     return Fleet(
@@ -166,7 +166,7 @@ def resolve_pod(
         defaults=tuple(map(_layer, settings.defaults)),
     )
     pod = resolve(Source(Path(workspace, "spawn"), {"pod": [table]}), 0)
-    files.check_links([*others, pod.manifest])
+    _check_links(files, [*others, pod.manifest])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
     return pod.manifest
@@ -319,6 +319,11 @@ class _Resolver:
                 at, written = (*layer.at, "workspace"), layer.data["workspace"]
                 return self.files.folder(layer.source, at, written, base=self.workspace)
         return self.workspace
+
+
+def _check_links(files: Files, pods: Sequence[PodManifest]) -> None:
+    files.check_links(pods)
+    files.check_ways(pods)
 
 
 def _pod_numbers(source: Source) -> list[int]:

@@ -3,7 +3,9 @@
 A relative path means something only where it was written, so each layer is put in its place before
 any are merged: `profile`, `script` and `api_key_file` beside their own file, scope targets, `cwd`
 and the folders of the sandbox in the pod's workspace. A path that climbs out with `..`, or through
-a link, is refused; who means to reach outside writes an absolute path, or one below `~`.
+a link, is refused; who means to reach outside writes an absolute path, or one below `~`. A link
+that one of the pods may replace is no way to a folder that is given: at the next start it would
+lead where the pod wants.
 """
 
 from __future__ import annotations
@@ -102,6 +104,7 @@ class Files:
         self._check = check
         self._sources: dict[Path, Source | None] = {}
         self._named: dict[Path, str] = {}
+        self._led: list[tuple[Source, Loc, str]] = []
 
     def read(self, file: Path, kind: str) -> Source | None:
         """Return what a file says; `kind` is what people call it."""
@@ -150,12 +153,18 @@ class Files:
         for file in self._named:
             link = planted_link(file, lambda path: bool(writers(pods, path)))
             if link is not None:
-                names = ", ".join(pod.name for pod in writers(pods, link))
-                told = (
-                    f"{link} is a link in a folder that {names} may write, so it can lead "
-                    "anywhere; put the file itself there, or the link where no pod may write"
-                )
+                told = f"{_replaceable(link, pods)}; put the file itself there, {_ELSEWHERE}"
                 self._check.add_mistake(Mistake(file, None, "", told))
+
+    def check_ways(self, pods: Sequence[PodManifest]) -> None:
+        """Record each folder that is given where one of the pods may replace a link to it.
+
+        What a child is given needs no such check: wherever it is, its parent may give it.
+        """
+        for source, at, link in self._led:
+            if writers(pods, link):
+                told = f"{_replaceable(link, pods)}; name the folder itself, {_ELSEWHERE}"
+                self._check.add(source, at, told)
 
     def folder(self, source: Source, at: Loc, written: str, *, base: str) -> str:
         """Return the canonical path of a folder; the base after a mistake."""
@@ -255,13 +264,16 @@ class Files:
         path = self._joined(source, at, written, base)
         if path is None:
             return None
+        is_relative = not os.path.isabs(os.path.expanduser(written))
         try:
             place = resolved(path)
-            if not os.path.isabs(os.path.expanduser(written)):
+            if is_relative:
                 _require_inside(written, place, canonical(base))
         except InvalidScope as error:
             self._check.add(source, at, error.message)
             return None
+        if not ("deny" in at or (is_relative and at[-1] == "cwd")):  # neither gives anything
+            self._led += ((source, at, link) for link in place.links)
         return place.path
 
     def _joined(self, source: Source, at: Loc, written: str, base: str) -> str | None:
@@ -272,6 +284,14 @@ class Files:
             self._check.add(source, at, told)
             return None
         return os.path.join(base, path)
+
+
+_ELSEWHERE = "or the link where no pod may write"
+
+
+def _replaceable(link: str, pods: Sequence[PodManifest]) -> str:
+    names = ", ".join(pod.name for pod in writers(pods, link))
+    return f"{link} is a link in a folder that {names} may write, so it can lead anywhere"
 
 
 _WHERE = frozenset({"workspace", "profile"})  # say where the rest is, and are used up by then

@@ -5,36 +5,36 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.machinery import all_suffixes
 
 from protocol import isolation
 from protocol.errors import InvalidScope
 from protocol.manifest import PodManifest
-from protocol.scope import canonical, is_beneath, may_change
+from protocol.scope import is_beneath, may_change, resolved
 
 _START = ("sitecustomize", "usercustomize")
 """What an interpreter imports of its own accord."""
 
 
 def own_code() -> tuple[str, ...]:
-    """Return what podsup is made of, canonical, as far as it is there.
+    """Return what podsup is made of, as far as it is there: canonical paths, and links to them.
 
     That is its packages, its import path, the interpreter with what belongs to it, and the folder
-    of `podsup`. In a folder that holds our packages and may be written, which a clone's is, it is
-    also what would be imported from there when `podsup` starts.
+    of `podsup`. podsup runs its interpreter by the name that it was called by, since that makes it
+    one of its virtual environment: whoever replaces a link on the way has another one run.
     """
     packages = [f"{isolation.own_root()}/{name}" for name in isolation.PACKAGES]
     interpreter = [sys.executable, os.path.realpath(sys.executable)]
     prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
     command = [os.path.dirname(os.path.abspath(one)) for one in sys.argv[:1] if os.path.isfile(one)]
     path = isolation.kept(sys.path)
-    found = _there([*packages, *path, *interpreter, *prefixes, *command])
-    return tuple(dict.fromkeys([*found, *_starting([*_own_roots()])]))
+    return tuple(dict.fromkeys(_there([*packages, *path, *interpreter, *prefixes, *command])))
 
 
 def start_files() -> tuple[str, ...]:
     """Return what the interpreter of `podsup` would import beside our code if it were there."""
-    return tuple(_starting(one for one in _elsewhere() if one not in _own_roots()))
+    return tuple(_starting(_elsewhere()))
 
 
 def warnings(pods: Iterable[PodManifest]) -> Iterator[str]:
@@ -54,17 +54,11 @@ def warnings(pods: Iterable[PodManifest]) -> Iterator[str]:
 
 
 def _elsewhere() -> list[str]:
-    """Return the folders, canonical, of which podsup's interpreter was told and we are not."""
-    return [*_there(isolation.elsewhere)]
+    """Return the folders, canonical, of which podsup's interpreter was told and we are not.
 
-
-def _own_roots() -> set[str]:
-    """Return the folder that holds our packages, if Python imports anything from there."""
-    return {one for one in _elsewhere() if all(_holds(one, n) for n in isolation.PACKAGES)}
-
-
-def _holds(folder: str, package: str) -> bool:
-    return os.path.isdir(os.path.join(folder, package))
+    One that is not there yet counts: who makes it decides what is in it.
+    """
+    return list(dict.fromkeys(one for path in isolation.elsewhere for one in _names(path)))
 
 
 def _starting(folders: Iterable[str]) -> Iterator[str]:
@@ -74,13 +68,14 @@ def _starting(folders: Iterable[str]) -> Iterator[str]:
 
 
 def _there(paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        try:
-            real = canonical(path)
-        except InvalidScope:
-            continue
-        if real != "/" and os.path.exists(real):
-            yield real
+    return (one for path in paths if os.path.exists(path) for one in _names(path))
+
+
+def _names(path: str) -> Iterator[str]:
+    """Yield where a path leads, and the links on the way."""
+    with suppress(InvalidScope):
+        place = resolved(path)
+        yield from (one for one in (place.path, *place.links) if one != "/")
 
 
 def _highest(paths: Iterable[str]) -> Iterator[str]:

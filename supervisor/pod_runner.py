@@ -34,7 +34,7 @@ from supervisor.background import Background, say, wall_ms
 from supervisor.core import fleet_terms as f
 from supervisor.core import stimuli as s
 from supervisor.core.descent import exceeds
-from supervisor.core.family import line, line_above, parent_of
+from supervisor.core.family import givers, line, line_above, parent_of
 from supervisor.core.fleet import Fleet, exit_of
 from supervisor.core.fleet_record import Exited, Forked
 from supervisor.core.life import Phase
@@ -200,18 +200,20 @@ class PodRunner:
         )
 
     def _beyond(self, pod: str, lender: str | None) -> PodsupError | None:
-        """Judge a child again: what its parent may give may be less than when it was spawned."""
-        members = self._fleet.members
-        giver = members.get(lender or "")
-        child, places = members[pod].manifest, self._journal.record.places
-        beyond = exceeds(giver.manifest, child, places=places) if giver is not None else []
-        if not beyond:
-            return None
-        return NotSubset(
-            f"{lender!r} may not give {pod!r} so much any more: {'; '.join(beyond)}",
-            next_step=f"widen what {lender} may give in the fleet file, or podsup delete {pod}",
-            beyond=beyond,
-        )
+        """Judge a child again: what its parent may give may be less than when it was spawned.
+
+        Its parent judges it also where that is down, and all others up to who lends in its place.
+        """
+        members, places = self._fleet.members, self._journal.record.places
+        for giver in givers(members, pod, lender):
+            if beyond := exceeds(giver.manifest, members[pod].manifest, places=places):
+                return NotSubset(
+                    f"{giver.name!r} may not give {pod!r} so much any more: {'; '.join(beyond)}",
+                    next_step=f"widen what {giver.name} may give in the fleet file, "
+                    f"or podsup delete {pod}",
+                    beyond=beyond,
+                )
+        return None
 
     def _fail(self, pod: str, incarnation: int, error: PodsupError) -> None:
         """Have the policy judge a start that failed; a pod that never was is not tried again."""

@@ -36,13 +36,14 @@ from typing import TypeAlias
 
 import orjson
 
-from protocol.errors import Internal, PodsupError, UnsupportedVersion
+from protocol.errors import Internal, PodsupError, UnsupportedVersion, WriteConflict
 from protocol.scope import Scope
 from supervisor import life_lock
 from supervisor.core import allocations
 from supervisor.core.rows import TOP_LEVEL, Adoption, Allocation, Key, Lends, Line, Table
 from supervisor.durable import write_atomically
 from supervisor.identity import Life, identity_of, is_same_process
+from supervisor.nodes import nodes_of
 from supervisor.paths import make_private_dir, pod_id
 from supervisor.turns import locked_in_turn
 
@@ -92,10 +93,12 @@ class ScopeTable:
         supervisor_id: str,
         *,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        look: Callable[[Scope], tuple[str, ...]] = nodes_of,
     ) -> None:
         self._home = home
         self.supervisor = supervisor_id
         self._clock = clock
+        self._look = look
         self._path = scope_dir / "table.json"
         self._backup = scope_dir / "table.json.bak"
         self._life = scope_dir / "life"
@@ -129,7 +132,7 @@ class ScopeTable:
 
     def is_live(self, pod: str) -> bool:
         """Whether a row of this home's pod has a holder that is not proven dead."""
-        row = next((r for r in self.list() if r.key == self._key(pod)), None)
+        row = next((r for r in self.list() if r.key == self.key_of(pod)), None)
         return row is not None and self.life_of(row) != "dead"
 
     def register(self, claim: Claim) -> Allocation:
@@ -176,13 +179,15 @@ class ScopeTable:
     def adopt_many(self, hellos: Sequence[Adoption]) -> Sequence[Outcome]:
         """Have rows held by the processes that said hello."""
         adopt = partial(allocations.adopt, now_ms=self._clock())
-        return self._rows([(h.pod, partial(adopt, key=self._key(h.pod), hello=h)) for h in hellos])
+        return self._rows(
+            [(h.pod, partial(adopt, key=self.key_of(h.pod), hello=h)) for h in hellos]
+        )
 
     def claim_segment(self, pod: str, token: str, session_id: str, segment_id: str) -> Allocation:
         """Move a pod's claim to another segment; refused as `allocations.claim_segment` says."""
         claim = partial(
             allocations.claim_segment,
-            key=self._key(pod),
+            key=self.key_of(pod),
             token=token,
             session_id=session_id,
             segment_id=segment_id,
@@ -199,7 +204,7 @@ class ScopeTable:
     def release_many(self, pods: Iterable[tuple[str, str]]) -> Sequence[PodsupError | None]:
         """Remove the rows of dead pods, given by name and token; None for each that is gone."""
         outcomes = self._change(
-            [partial(allocations.release, key=self._key(pod), token=token) for pod, token in pods]
+            [partial(allocations.release, key=self.key_of(pod), token=token) for pod, token in pods]
         )
         return [None if isinstance(outcome, Table) else outcome for outcome in outcomes]
 
@@ -248,7 +253,7 @@ class ScopeTable:
     def lends(self, pods: Iterable[str]) -> dict[str, Lends]:
         """Return what each of these pods has lent at this moment; raises Internal like `list`."""
         table = self._now()
-        rows = {pod: table.rows.get(self._key(pod)) for pod in pods}
+        rows = {pod: table.rows.get(self.key_of(pod)) for pod in pods}
         return {
             pod: Lends(allocations.lent_by(table, row), row.lend_number) if row else Lends()
             for pod, row in rows.items()
@@ -257,7 +262,7 @@ class ScopeTable:
     def lenders(self, pod: str) -> Sequence[str]:
         """Return the pods that could write in a new row's scope until now, nearest first."""
         table = self._now()
-        row = table.rows.get(self._key(pod))
+        row = table.rows.get(self.key_of(pod))
         return [] if row is None else [one.pod for one in allocations.lenders(table, row)]
 
     # -- one change ------------------------------------------------------------------------------
@@ -270,8 +275,26 @@ class ScopeTable:
             if life_lock.is_free(self._lock_of(row)) is not False:
                 raise ValueError(f"the life lock of {row.pod!r} is not held")
             asked = partial(decide, wanted=row, line=claim.line, now_ms=now_ms)
-            changes.append((row.pod, asked))
+            changes.append((row.pod, partial(self._looked_again, asked)))
         return self._rows(changes)
+
+    def _looked_again(
+        self, decide: Decision, table: Table, *, life: Callable[[Allocation], Life]
+    ) -> Table | PodsupError:
+        """Decide; where somebody stands in the way, look again what is at their targets.
+
+        A folder may be gone since, and its number be another folder's: then the name alone counts.
+        """
+        outcome = decide(table, life=life)
+        if not isinstance(outcome, WriteConflict):
+            return outcome
+        now = table
+        for holder in outcome.details["holders"]:
+            row = table.rows[holder["home"], holder["pod"]]
+            nodes = self._look(Scope(allow=row.scope_allow)) if row.nodes else ()
+            if nodes != row.nodes:
+                now = now.with_row(row.model_copy(update={"nodes": nodes}))
+        return outcome if now is table else decide(now, life=life)
 
     def _row(self, claim: Claim, now_ms: int) -> Allocation:
         return Allocation(
@@ -293,7 +316,7 @@ class ScopeTable:
         """Make changes that each leave a row, and return those rows."""
         outcomes = self._change([decide for _, decide in changes])
         return [
-            outcome.rows[self._key(pod)] if isinstance(outcome, Table) else outcome
+            outcome.rows[self.key_of(pod)] if isinstance(outcome, Table) else outcome
             for (pod, _), outcome in zip(changes, outcomes, strict=True)
         ]
 
@@ -307,19 +330,19 @@ class ScopeTable:
                 outcomes.append(outcome := decide(table, life=life))
                 table = outcome if isinstance(outcome, Table) else table
             if table is not before:
-                changed = [
-                    row for key, row in table.rows.items() if row is not before.rows.get(key)
-                ]
+                known = {id(row) for row in before.rows.values()}
+                changed = [row for row in table.rows.values() if id(row) not in known]
                 self._note(row for row in changed if _was_passed_on(row, before, table))
                 self._store(table)
                 self._note(changed)
-            for key, row in before.rows.items():
-                now = table.rows.get(key)
-                if now is not row and (now is None or now.incarnation != row.incarnation):
-                    life_lock.remove(self._lock_of(row))
+                left = {id(row) for row in table.rows.values()}
+                for row in before.rows.values():
+                    if id(row) not in left and not _goes_on(row, table):
+                        life_lock.remove(self._lock_of(row))
         return outcomes
 
-    def _key(self, pod: str) -> Key:
+    def key_of(self, pod: str) -> Key:
+        """Return the key of this home's pod."""
         return self._home, pod
 
     def _lock_of(self, row: Allocation) -> Path:
@@ -455,6 +478,11 @@ class _TableText:
         table = Table.of(rows.values())
         self._text, self._table, self._rows = text, table, rows
         return table
+
+
+def _goes_on(row: Allocation, table: Table) -> bool:
+    now = table.rows.get(row.key)
+    return now is not None and now.incarnation == row.incarnation
 
 
 def _was_passed_on(row: Allocation, before: Table, after: Table) -> bool:

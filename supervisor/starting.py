@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from protocol.birth import Access, Birth
@@ -120,6 +121,7 @@ class Starter:
         self._own_code = tuple(own_code)
         self._start_files = tuple(start_files)
         self._changers: Mapping[str, frozenset[str]] = {}
+        self._rows: Sequence[Allocation] = ()
         self._paths = paths
         self._journal = journal
         self._table = table
@@ -133,7 +135,7 @@ class Starter:
         `fleet` has the manifests of all its pods, since what one may write concerns the others.
         """
         if self._surroundings is not None:
-            self._changers = self._surroundings.changers(fleet)
+            self._changers = self._surroundings.changers(fleet, self._others(fleet))
         outcomes: list[Prepared | PodsupError]
         if len(wanted) < SEVERAL:
             outcomes = [self._first_half(one) for one in wanted]
@@ -161,6 +163,13 @@ class Starter:
                 granted.append((one, row))
         self._add_lends(granted)
         return outcomes
+
+    def _others(self, fleet: Sequence[PodManifest]) -> Sequence[Allocation]:
+        """Return the rows of pods of other fleets; those of before where the table is damaged."""
+        own = {self._table.key_of(pod.name) for pod in fleet}
+        with suppress(Internal):  # the reservation mends it
+            self._rows = self._table.list()
+        return [row for row in self._rows if row.key not in own]
 
     def note_granted(self, name: str) -> None:
         """Write down that a newborn child is wanted: what it writes was lent to it. Blocks."""

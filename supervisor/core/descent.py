@@ -18,9 +18,10 @@ authority may have become smaller meanwhile.
 
 *Lendable* is the parent's delegation scope. The two authorities of the parent are apart: what it
 may lend may be more than what its own tools may do. But a deny is a never: the denies of the
-parent's scope bind all below it (`binding`). What lies wholly under such a deny is refused. What
-only overlaps it is given, and the deny comes with it. An operator may free children of the write
-denies (`override_denies`); nobody frees them of the read denies.
+parent's scope bind all below it, and so do the read denies of what it may lend (`binding`). What
+lies wholly under such a deny is refused. What only overlaps it is given, and the deny comes with
+it. An operator may free children of the write denies (`override_denies`); nobody frees them of the
+read denies.
 """
 
 from __future__ import annotations
@@ -104,9 +105,17 @@ def lendable(parent: PodManifest) -> Scope:
 
 
 def binding(parent: PodManifest) -> tuple[ScopeRule, ...]:
-    """Return the denies of a pod's scope that bind those below it."""
-    frees = parent.delegation_scope.override_denies
-    return tuple(r for r in parent.scope.deny if not (frees and r.permission is Permission.WRITE))
+    """Return the denies that bind those below a pod: of its scope, and of reading what it lends.
+
+    What it may not lend for writing binds nobody who writes nothing; `covers` sees to the others.
+    """
+    lends = parent.delegation_scope
+    own = (r for r in parent.scope.deny if not (lends.override_denies and _denies_writing(r)))
+    return tuple(dict.fromkeys((*own, *(r for r in lends.deny if not _denies_writing(r)))))
+
+
+def _denies_writing(deny: ScopeRule) -> bool:
+    return deny.permission is Permission.WRITE
 
 
 def unbound(
@@ -212,7 +221,7 @@ def _beyond_rule(
 
 
 def _never(deny: ScopeRule) -> str:
-    return f"the parent may not {deny.permission} {deny.target}, so neither may a child"
+    return f"the parent may not {deny.permission} {deny.target} or lend it, so neither may a child"
 
 
 def _not_lendable(key: str, rule: ScopeRule, may_lend: Scope) -> str:

@@ -42,6 +42,17 @@ def parent_of(members: Mapping[str, Member], name: str) -> str | None:
     return next((one.name for one in above if one.life.phase not in AT_REST), None)
 
 
+def givers(members: Mapping[str, Member], name: str, lender: str | None) -> Iterator[Member]:
+    """Yield who judges what a pod is given: its recorded line as far as who lends to it.
+
+    Where nobody lends it is the whole line: a parent that is down gives no more than before.
+    """
+    for one in line_above(members, name):
+        yield one
+        if one.name == lender:
+            return
+
+
 def shown_parent(members: Mapping[str, Member], name: str) -> str | None:
     """Return the parent to show: the one that counts, and the recorded one for who is at rest."""
     member = members[name]

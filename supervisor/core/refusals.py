@@ -96,7 +96,7 @@ def not_lendable(wanted: Allocation, lender: Lender) -> PodsupError | None:
     claimed = Scope(allow=wanted.writes, deny=wanted.scope_deny)
     for deny in unbound(lender.denies, claimed):
         return NotSubset(
-            f"{lender.pod!r} may not {deny.permission} {deny.target}, so neither may "
+            f"{lender.pod!r} may not {deny.permission} {deny.target} or lend it, so neither may "
             f"{wanted.pod!r} below it",
             next_step="ask for less, or set delegation_scope.override_denies in the fleet file",
             rule=deny.to_wire(),

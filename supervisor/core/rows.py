@@ -131,7 +131,9 @@ class Table:
 
     def with_row(self, row: Allocation) -> Table:
         """Return the table with this row in place of the one with its key, if any."""
-        others = tuple(c for c in self.claims if c[2] != row.key)
+        others = self.claims
+        if row.key in self.rows:
+            others = tuple(c for c in others if c[2] != row.key)
         return Table({**self.rows, row.key: row}, others + _claims(row))
 
     def without(self, gone: Allocation) -> Table:

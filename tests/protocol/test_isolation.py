@@ -21,8 +21,6 @@ LIBRARY = os.path.dirname(os.__file__)
         (LIBRARY, True),
         (f"{LIBRARY}/lib-dynload", True),
         (f"{os.path.dirname(LIBRARY)}/python311.zip", True),
-        ("/srv/venv/lib/python3.11/site-packages", True),
-        ("/usr/lib/python3/dist-packages", True),
         ("", False),
         (".", False),
         ("site-packages", False),
@@ -35,12 +33,21 @@ def test_import_path_keeps_only_the_library_and_sites(folder: str, is_kept: bool
     assert kept([folder, folder]) == ([folder] if is_kept else [])
 
 
+@pytest.mark.parametrize("name", ["site-packages", "dist-packages"])
+def test_import_path_keeps_sites_only_once_they_are_there(tmp_path: Path, name: str) -> None:
+    """Whoever made it would decide what is in it."""
+    site = tmp_path / name
+    assert (kept([str(site)]), left_out([str(site)])) == ([], [str(site)])
+    site.mkdir()
+    assert (kept([str(site)]), left_out([str(site)])) == ([str(site)], [])
+
+
 def test_folders_left_out_are_named_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = left_out(["", LIBRARY, str(tmp_path / "none"), str(tmp_path)])
-    assert found == [str(tmp_path)]
+    assert found == [str(tmp_path), str(tmp_path / "none")]
 
 
 def test_no_variable_for_python_is_left() -> None:

@@ -62,10 +62,18 @@ def test_folder_of_path_that_another_pod_may_write_is_lost(tmp_path: Path) -> No
     assert {str(own), str(others), str(others.parent)}.isdisjoint(alice.readable)
 
 
-def test_system_folders_stay_whoever_may_write_them(tmp_path: Path) -> None:
+def test_system_folders_stay_readable_whoever_may_write_them(tmp_path: Path) -> None:
     found = seen(tmp_path, "/usr/bin", "bob", alice=writes("/"), bob=Scope())
-    assert found.path == found.programs == "/usr/bin"
+    assert found.path == found.programs == USUAL_PATH, "there is no other"
     assert "/usr" in found.readable
+
+
+@pytest.mark.parametrize("folder", ["/usr/sbin", "/usr/local/bin", "/opt", "/etc"])
+def test_folder_of_path_in_the_system_is_lost_like_others(tmp_path: Path, folder: str) -> None:
+    """A workspace may lie there, which it does in containers."""
+    found = seen(tmp_path, f"{folder}:/bin", "bob", alice=writes(folder), bob=Scope())
+    assert folder not in found.path.split(":")
+    assert found.path == found.programs == "/usr/bin"
 
 
 def test_path_without_any_folder_is_the_usual_one(tmp_path: Path) -> None:

@@ -849,11 +849,29 @@ def test_what_the_parent_may_not_read_it_cannot_lend(ground: Ground) -> None:
     )
     assert binding(parent) == parent.scope.deny
     for key in ("scope", "delegation_scope"):
-        with pytest.raises(NotSubset, match=r"the parent may not read .*/w/a/b, so neither may a"):
+        with pytest.raises(
+            NotSubset, match=r"the parent may not read .*/w/a/b or lend it, so neither"
+        ):
             ground.child(parent, **{key: allow(write("w/a/b/n"))})
     child = ground.child(parent, scope=allow(write("w/a")))
     assert effective_permission(child.scope, ground.at("w/a")) is Permission.WRITE
     assert effective_permission(child.scope, ground.at("w/a/b")) is None
+
+
+@pytest.mark.parametrize("override", [False, True])
+def test_read_deny_of_what_may_be_lent_binds_all_below(ground: Ground, override: bool) -> None:
+    """Whoever reads the workspace would read it that way."""
+    lends = {**allow(write("w")), "deny": [read("w/a")], "override_denies": override}
+    parent = ground.parent(delegation_scope=lends)
+    child = ground.child(parent, scope=allow(read("w/a")), delegation_scope=allow(write("w/d")))
+    below = ground.child(child, scope=allow(read("w/a")))
+    for pod in (child, below):
+        assert effective_permission(pod.scope, ground.at("w/a")) is None
+        assert effective_permission(pod.scope, ground.at("w/d")) is Permission.READ
+    wider = child.model_copy(update={"scope": Scope(allow=child.scope.allow)})
+    (told,) = exceeds(parent, wider)
+    assert told.startswith("scope: the parent may not read")
+    assert f"{ground.at('w/a')} or lend it" in told
 
 
 # -- a deny is a never

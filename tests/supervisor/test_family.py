@@ -14,6 +14,7 @@ from protocol.status import Relation
 from supervisor.core.family import (
     children_of,
     descendants_of,
+    givers,
     is_parent,
     kept_below,
     line,
@@ -426,3 +427,17 @@ def test_each_pod_is_the_child_of_one_at_most_and_those_agree(members: dict[str,
         counts = parent_of(members, name)
         assert counts is None or members[counts].life.phase in UP
         assert counts is None or is_parent(members, counts, name)
+
+
+def test_pod_is_judged_by_its_line_up_to_who_lends() -> None:
+    """A parent that is down judges, too: else its child had what the parent was denied since."""
+
+    def judges(**phases: Phase) -> list[str]:
+        members = line_of_four(**phases)
+        return [one.name for one in givers(members, "leaf", parent_of(members, "leaf"))]
+
+    assert judges() == ["middle"]
+    for rests in RESTING:
+        assert judges(middle=rests) == ["middle", "top"]
+        assert judges(middle=rests, top=rests) == ["middle", "top"]
+    assert [*givers(kin(member("leaf", "lost")), "leaf", None)] == []

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from protocol.manifest import Scheme
+from protocol.manifest import Scheme, SupervisorTable
 from protocol.scope import Permission, effective_permission
+from supervisor.core.operator_settings import OperatorSettings
 from supervisor.fleet_file import (
     INIT_TEMPLATE,
     Fleet,
@@ -19,6 +20,7 @@ from supervisor.fleet_file import (
     json_schema,
     load_fleet,
     nearest,
+    resolve_pod,
 )
 from supervisor.toml_source import SyntaxMistake, read_source
 
@@ -415,6 +417,67 @@ def test_relative_path_that_a_link_leads_out_is_a_mistake(work: Path, line: str,
     assert f"{work}/in/link is a link to {outside}" in found.message
     assert (found.line, key in found.key) == (3, True)
     load(work, f"[[pod]]\nname = 'a'\n{line.replace('in/link', str(work / 'in/link'))}\n")
+
+
+GIVES = [
+    "cwd = '{}'",
+    "workspace = '{}'",
+    "scope = {{ allow = [{{ target = '{}', permission = 'write' }}] }}",
+    "scope = {{ allow = [{{ target = '{}/new', permission = 'read' }}] }}",
+    "delegation_scope = {{ allow = [{{ target = '{}', permission = 'read' }}] }}",
+    "sandbox = {{ extra_read = ['{}'] }}",
+    "sandbox = {{ extra_write = ['{}/new'] }}",
+]
+"""What a pod is given of a folder."""
+
+WRITER = [
+    "scope = {{ allow = [{{ target = '{}', permission = 'write' }}] }}",
+    "delegation_scope = {{ allow = [{{ target = '{}', permission = 'write' }}] }}",
+    "sandbox = {{ extra_write = ['{}'] }}",
+]
+"""How a pod may write in a folder."""
+
+
+@pytest.mark.parametrize("gives", GIVES)
+@pytest.mark.parametrize("writer", WRITER)
+def test_folder_is_given_through_no_link_that_a_pod_may_replace(
+    work: Path, gives: str, writer: str
+) -> None:
+    """At the next start it would lead where the pod wants; who may write may be another pod."""
+    (outside := work.parent / "outside").mkdir()
+    (work / "in").mkdir()
+    (link := work / "in/link").symlink_to(outside)
+    given = f"[[pod]]\nname = 'a'\n{gives.format(link)}\n"
+    (found,) = {
+        m.message for m in mistakes(work, f"{given}[[pod]]\nname = 'b'\n{writer.format(work)}\n")
+    }
+    assert found.startswith(f"{link} is a link in a folder that b may write")
+    assert "name the folder itself" in found
+    load(work, f"{given}[[pod]]\nname = 'b'\n{writer.format(work / 'elsewhere')}\n")
+
+
+def test_link_in_a_folder_of_the_own_scope_gives_nothing_more(work: Path) -> None:
+    (work / "other").mkdir()
+    (work / "own").mkdir()
+    (work / "own/link").symlink_to("../other")
+    rules = ", ".join(
+        f"{{ target = '{target}', permission = 'write' }}" for target in ("own", "own/link")
+    )
+    found = only_mistake(work, f"[[pod]]\nname = 'a'\nscope = {{ allow = [{rules}] }}\n")
+    assert "that a may write" in found.message
+    allow = [{"target": str(work), "permission": "write"}]
+    for table in (
+        {"sandbox": {"extra_read": ["own/link"]}, "scope": {"allow": allow}},
+        {"scope": {"allow": [*allow, {"target": "own/link", "permission": "write"}]}},
+    ):
+        with pytest.raises(FleetFileInvalid, match="a link in a folder that b may write"):
+            resolve_pod(
+                {"name": "b", **table},
+                fleet="work",
+                workspace=str(work),
+                supervisor=SupervisorTable(),
+                settings=OperatorSettings(),
+            )
 
 
 def test_relative_path_may_follow_a_link_inside(work: Path) -> None:

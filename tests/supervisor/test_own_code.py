@@ -30,24 +30,43 @@ def test_every_folder_of_the_import_path_is_own_code() -> None:
     for path in (*wanted, sys.prefix, sys.base_prefix, os.path.realpath(sys.executable)):
         if os.path.exists(path):
             assert any(is_beneath(os.path.realpath(path), one) for one in code), path
-    assert all(os.path.realpath(one) == one and one != "/" for one in code)
+    for one in code:
+        assert one != "/"
+        assert os.path.lexists(one)
+        assert os.path.realpath(os.path.dirname(one)) == os.path.dirname(one)
 
 
-def test_what_starts_with_an_interpreter_is_own_code_in_a_clone(
+@pytest.mark.parametrize("what", ["executable", "prefix", "argv"])
+def test_link_on_the_way_to_the_interpreter_is_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The interpreter runs by the name that it was called by: to replace a link replaces it."""
+    real, link = tmp_path / "envs/bin", tmp_path / "w/.venv"
+    real.mkdir(parents=True)
+    (real / "python").touch()
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "envs")
+    at = str(link / "bin/python")
+    monkeypatch.setattr(sys, what, {"prefix": str(link), "argv": [at]}.get(what, at))
+    assert str(link) in own_code()
+    (said,) = warnings([writing(tmp_path / "w")])
+    assert str(link) in said
+
+
+def test_own_code_names_nothing_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clone, other = tmp_path / "clone", tmp_path / "other"
+    """A deny of what is not there would keep commands from making anything beside it."""
+    clone, later = tmp_path / "clone", tmp_path / "later"
     for name in isolation.PACKAGES:
         (clone / name).mkdir(parents=True)
-    other.mkdir()
-    monkeypatch.setattr(isolation, "elsewhere", [str(clone), str(other)])
-    for folder, found in ((clone, own_code()), (other, start_files())):
-        names = {Path(one).name for one in found if Path(one).parent == folder}
-        assert names == {
-            f"{stem}{suffix}"
-            for stem in ("sitecustomize", "usercustomize")
-            for suffix in ("", *all_suffixes())
-        }
+    monkeypatch.setattr(isolation, "elsewhere", [str(clone), str(later)])
+    assert all(map(os.path.lexists, own_code()))
+    names = {f"{s}{x}" for s in ("sitecustomize", "usercustomize") for x in ("", *all_suffixes())}
+    for folder in (clone, later):
+        assert {Path(one).name for one in start_files() if Path(one).parent == folder} == names
+        (said,) = warnings([writing(folder)])
+        assert f"alice may write {folder}, from which Python imports" in said
 
 
 def test_scope_that_holds_own_code_is_warned_of(

@@ -40,8 +40,13 @@ class Supervisor:
 
     def __init__(self, folder: Path, home: str = "/h") -> None:
         self.folder = folder
-        self.table = ScopeTable(folder, home, "s", clock=lambda: 1_000)
+        self.there: dict[str, str] = {}
+        self.table = ScopeTable(folder, home, "s", clock=lambda: 1_000, look=self.look)
         self.held: dict[tuple[str, int], int] = {}
+
+    def look(self, scope: Scope) -> tuple[str, ...]:
+        """What is there now, by target."""
+        return tuple(self.there[rule.target] for rule in scope.allow)
 
     def claim(self, pod: str, *targets: str, incarnation: int = 1) -> Claim:
         """A claim whose life lock is held."""
@@ -102,7 +107,8 @@ def test_one_folder_with_two_names_is_written_by_one_pod(folder: Path) -> None:
     fleet, other = Supervisor(folder), Supervisor(folder, "/other")
     same, above = "1:5:b", "1:2:b"
     first = fleet.claim("a", "/w/a")
-    fleet.table.register(replace(first, nodes=(f"{above} 1:3:b {same}",)))
+    other.there["/w/a"] = f"{above} 1:3:b {same}"
+    fleet.table.register(replace(first, nodes=(other.there["/w/a"],)))
     try:
         for pod, target, line in (
             ("twin", "/m", f"{above} {same}"),
@@ -116,6 +122,25 @@ def test_one_folder_with_two_names_is_written_by_one_pod(folder: Path) -> None:
     finally:
         fleet.close()
         other.close()
+
+
+def test_number_of_a_folder_that_is_gone_is_free(fleet: Supervisor) -> None:
+    """A file system uses inode numbers again, so another folder has the number of the first."""
+    above, used_again = "1:2:b 1:3:b", "1:5:b"
+    first = replace(fleet.claim("a", "/w/one"), nodes=(f"{above} {used_again}",))
+    second = replace(fleet.claim("b", "/w/two"), nodes=(f"{above} {used_again}",))
+    fleet.table.register(first)
+    fleet.there["/w/one"] = f"{above} {used_again}"
+    with pytest.raises(WriteConflict):
+        fleet.table.register(second)
+    fleet.there["/w/one"] = above
+    fleet.table.register(second)
+    assert {row.pod: row.nodes for row in fleet.table.list()} == {
+        "a": (above,),
+        "b": second.nodes,
+    }
+    with pytest.raises(WriteConflict):
+        fleet.table.register(replace(fleet.claim("c", "/w/one/x"), nodes=(above,)))
 
 
 def test_a_pods_life_from_its_reservation_to_its_release(fleet: Supervisor) -> None:

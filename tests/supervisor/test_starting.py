@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from protocol.errors import Internal
+from protocol.scope import Permission, Scope, ScopeRule
+from protocol.surroundings import look_around
+from supervisor import life_lock
 from supervisor.journal import Journal
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore
-from supervisor.scope_table import ScopeTable
+from supervisor.scope_table import Claim, ScopeTable
 from supervisor.starting import Prepared, Starter, Wanted
+from supervisor.surroundings import FleetSurroundings
 from tests.supervisor.fleets import manifest
 
 
@@ -37,19 +41,48 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_start_that_cannot_be_written_fails_alone_and_holds_nothing(
-    short: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tmp_path = short
+def paths_in(folder: Path) -> Paths:
     paths = Paths.resolve(
-        str(tmp_path / "h"),
-        {"PODSUP_SCOPE_DIR": str(tmp_path / "scope")},
+        str(folder / "h"),
+        {"PODSUP_SCOPE_DIR": str(folder / "scope")},
         uid=os.getuid(),
         passwd_home="/",
     )
-    (tmp_path / "h").mkdir(mode=0o700)
+    (folder / "h").mkdir(mode=0o700)
     paths.data.mkdir(mode=0o700)
     (paths.data / "fleets").mkdir(mode=0o700)
+    return paths
+
+
+def test_start_is_told_of_a_path_without_folders_of_other_fleets(short: Path) -> None:
+    (folder := short / "venv/bin").mkdir(parents=True)
+    paths = paths_in(short)
+    found = look_around({"HOME": str(short), "PATH": f"{folder}:/usr/bin"}, [])
+    table = ScopeTable(paths.scope_dir, str(paths.home), "f:1")
+    journal, pods = Journal(paths.journal("f")), [manifest("alice")]
+    starter = Starter(
+        paths, journal, table, PodStore(paths.data), surroundings=FleetSurroundings(found)
+    )
+    told = []
+    other = ScopeTable(paths.scope_dir, "/other", "g:1")
+    lock = life_lock.take(other.life_lock("bob", 1))
+    for incarnation in (1, 2):
+        (one,) = starter.prepare([Wanted(pods[0], incarnation)], pods)
+        assert isinstance(one, Prepared)
+        told.append(one.birth.surroundings.path)
+        one.close()
+        rule = ScopeRule(target=str(short / "venv"), permission=Permission.WRITE)
+        if incarnation == 1:
+            other.register(Claim("bob", 1, "t", Scope(allow=(rule,))))
+    os.close(lock)
+    journal.close()
+    assert told == [f"{folder}:/usr/bin", "/usr/bin"]
+
+
+def test_a_start_that_cannot_be_written_fails_alone_and_holds_nothing(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = paths_in(short)
     store = PodStore(paths.data)
     table = ScopeTable(paths.scope_dir, str(paths.home), "f:1")
     journal = Journal(paths.journal("f"))
