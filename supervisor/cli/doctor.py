@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import shutil
 import sys
@@ -45,7 +46,8 @@ PR_GET_CHILD_SUBREAPER = 37
 LAST_BYTES = 64 * 1024
 MOST_SESSIONS = 2000
 _HIGHEST = 999_999
-_STRANGER = "a stranger says"
+_STRANGER = re.compile(r"[0-9T:-]+Z alert: a stranger says ")
+"""How a line of a supervisor's log begins that tells of one: no text from outside can begin one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +300,14 @@ def _strangers(paths: Paths) -> d.Strangers:
     told = [
         line
         for log in sorted((paths.data / "fleets").glob("*/supervisor.log"))
-        for line in tail(log, most=LAST_BYTES).splitlines()
-        if _STRANGER in line
+        for line in told_of_strangers(log)
     ]
     return d.Strangers([d.Stranger(str(lock), holders_of(lock)) for lock in held], told[-5:])
+
+
+def told_of_strangers(log: Path) -> list[str]:
+    """Return the lines of a supervisor's log that tell of a stranger."""
+    return [line for line in tail(log, most=LAST_BYTES).split("\n") if _STRANGER.match(line)]
 
 
 # -- help ------------------------------------------------------------------------------------------

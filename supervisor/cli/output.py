@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from protocol.errors import PodsupError
-from supervisor.printable import json_printable, on_one_line, printable
+from protocol.printable import json_printable, on_one_line, printable
 
 if TYPE_CHECKING:
     from supervisor.drawing import Line
