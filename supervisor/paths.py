@@ -35,7 +35,7 @@ from pathlib import Path
 
 from protocol.errors import Internal, InvalidRequest
 from protocol.names import is_pod_name
-from protocol.operator_file import foreign
+from protocol.operator_file import foreign, own_users
 
 SOCKET_LIMIT = 107
 """Most bytes of a Unix socket's path: `sun_path` has 108, the last one is NUL."""
@@ -218,11 +218,11 @@ def require_own_folder(folder: Path) -> None:
     step = f"look at what is in {folder}, then give it to yourself; or use another --home"
     with suppress(FileNotFoundError):
         link, found = folder.lstat(), folder.stat()
-        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), 0):
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in own_users():
             raise Internal(f"{folder} is a link of user {link.st_uid}", next_step=step)
         if not stat.S_ISDIR(found.st_mode):
             raise Internal(f"{folder} is not a folder", next_step=f"move {folder} away")
-        if (why := foreign(found)) is not None:
+        if (why := foreign(found, folder)) is not None:
             raise Internal(f"{folder} {why}", next_step=step)
 
 

@@ -233,7 +233,7 @@ def _mistakes(error: Any) -> PodsupError:
         }
         for m in error.mistakes
     ]
-    return InvalidRequest(str(error), mistakes=rows)
+    return InvalidRequest(str(error), next_step=error.next_step, mistakes=rows)
 
 
 def _report(app: App, error: PodsupError, code: int) -> int:

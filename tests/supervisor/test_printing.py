@@ -29,7 +29,9 @@ BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0"}
 
 texts = st.text(
     st.characters(codec=None, exclude_categories=())
-    | st.sampled_from("\x1b\x07\r\n\t\x9b\x7f\u202e\u2066\u200b\ufeff\ud83d\U000e0041\u3164\u034f\u2800\ufe00\ufe0f\U000e0100")
+    | st.sampled_from(
+        "\x1b\x07\r\n\t\x9b\x7f\u202e\u2066\u200b\ufeff\ud83d\U000e0041\u3164\u034f\u2800\ufe00\ufe0f\U000e0100"
+    )
 )
 
 
