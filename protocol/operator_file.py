@@ -91,10 +91,10 @@ def foreign_owner(about: os.stat_result, path: str | os.PathLike[str]) -> str | 
     if me := os.geteuid():
         return f"belongs to user {owner}, not to you ({me}) or root; use one of your own"
     return (
-        f"belongs to user {owner}, and as root podsup takes the word of root alone, or of who typed "
-        f"sudo: run podsup as that user (docker run --user {owner}:{about.st_gid}, or setpriv "
-        f"--reuid {owner} --regid {about.st_gid} --clear-groups env HOME=… podsup …); or look at "
-        f"it, then: chown 0 {shlex.quote(os.path.abspath(path))}"
+        f"belongs to user {owner}, and as root podsup takes the word of root alone, or of who "
+        f"typed sudo: run podsup as that user (docker run --user {owner}:{about.st_gid}, or "
+        f"setpriv --reuid {owner} --regid {about.st_gid} --clear-groups env HOME=… podsup …); "
+        f"or look at it, then: chown 0 {shlex.quote(os.path.abspath(path))}"
     )
 
 
