@@ -156,6 +156,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def terminal_width() -> int:
+    """Return how many columns a line may have; 80 where no terminal says."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size((80, 24)).columns
+
+
 def _put(text: str, stream: TextIO) -> None:
     """Write to a stream: the only place that does."""
     encoding = stream.encoding or "utf-8"
