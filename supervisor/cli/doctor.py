@@ -22,7 +22,7 @@ from typing import Any
 import click
 import orjson
 
-from protocol.errors import PodsupError
+from protocol.errors import InvalidRequest, PodsupError
 from protocol.manifest import Model, Scheme
 from supervisor import diagnosis as d
 from supervisor import jsonl, life_lock
@@ -81,8 +81,12 @@ def doctor(app: App, sandbox: bool) -> None:
     if sandbox:
         check_sandbox(app)
         return
-    paths = Paths.here(app.home)
-    findings = [_at_home(check(paths), app.home) for check in CHECKS]
+    try:
+        paths = Paths.here(app.home)
+    except InvalidRequest as error:  # without folders there is nothing to look at
+        findings = [d.Finding("folders", d.State.PROBLEM, error.message, error.next_step)]
+    else:
+        findings = [_at_home(check(paths), app.home) for check in CHECKS]
     if app.output in ("json", "jsonl"):
         app.out.document({"findings": [asdict(finding) for finding in findings]})
     else:
