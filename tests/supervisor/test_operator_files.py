@@ -17,6 +17,7 @@ from protocol.errors import Conflict, InvalidRequest, PodsupError
 from protocol.manifest import Model as ModelTable
 from protocol.manifest import PodManifest, Scheme
 from protocol.operator_file import links_on_the_way, own_users, planted_link
+from supervisor.boot import clean_environment
 from supervisor.choice import choose_fleet
 from supervisor.core.fleet_record import FleetStarted
 from supervisor.fleet_file import Fleet, FleetFileInvalid, load_fleet, resolve_pod
@@ -337,6 +338,10 @@ def test_sudo_uid_means_nothing_to_who_is_not_root(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SUDO_UID", "77")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert own_users() == {1000, 0}
+
+
+def test_supervisor_is_told_who_typed_sudo() -> None:
+    assert clean_environment({"SUDO_UID": "77", "SUDO_COMMAND": "x"}) == {"SUDO_UID": "77"}
 
 
 @only_root
