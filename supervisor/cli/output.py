@@ -53,14 +53,12 @@ class StatusWord(str):
 
 
 class _Shown(io.TextIOBase):
-    """Stands before a stream: what anybody prints drives no terminal."""
+    """Stands before a stream: what anybody prints drives no terminal. It takes every character."""
+
+    encoding = "utf-8"
 
     def __init__(self, below: TextIO) -> None:
         self._below = below
-
-    @property
-    def encoding(self) -> str:
-        return self._below.encoding
 
     def writable(self) -> bool:
         return True
