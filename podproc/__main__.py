@@ -27,6 +27,7 @@ from protocol.errors import (
     PodsupError,
     Unreachable,
 )
+from protocol.printable import on_one_line
 from protocol.session.problems import LogDamaged
 from protocol.transport.zeromq import ZmqTransport
 from protocol.unfailing import use_unfailing_stderr
@@ -99,5 +100,5 @@ def become_subreaper() -> None:
 
 def _fail(what: str, error: Exception, code: int) -> int:
     hint = f"; {error.next_step}" if isinstance(error, PodsupError) and error.next_step else ""
-    print(f"podsup: {what}: {error}{hint}", file=sys.stderr)
+    print(on_one_line(f"podsup: {what}: {error}{hint}"), file=sys.stderr)
     return code

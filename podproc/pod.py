@@ -13,7 +13,6 @@ import contextlib
 import os
 import random
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -62,6 +61,7 @@ from protocol.session.store import SessionStore
 from protocol.snapshot import AlertRecord, Greeting, Snapshot
 from protocol.status import AlertLevel, AlertSource, PodStatus, RunResult
 from protocol.transport import Transport
+from protocol.unfailing import print_traceback
 
 JOIN_JOBS_S = 5.0
 CLAIM_S = 10.0
@@ -369,7 +369,7 @@ class Pod:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            traceback.print_exception(error)
+            print_traceback(error)
             if not self._gone.done():
                 self._gone.set_result(1)
 
@@ -721,7 +721,7 @@ class Pod:
         }
 
     def _on_defect(self, error: Exception) -> None:
-        traceback.print_exception(error)
+        print_traceback(error)
         self._record.alert(
             AlertLevel.ERROR, f"a tool failed unexpectedly: {type(error).__name__}: {error}"
         )

@@ -22,7 +22,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from protocol.cage import CageSupport
 from protocol.manifest import Scheme
 from protocol.memory_dumps import hide_memory, leave_no_core, show_memory
 from protocol.transport.fork_channel import ChannelClosed, MessageReader, send_message
+from protocol.unfailing import print_traceback, use_unfailing_stderr
 
 
 def preload(schemes: Sequence[Scheme] = ()) -> None:
@@ -129,8 +129,8 @@ class Zygote:
             from podproc.__main__ import live
 
             code = live(birth, life_lock, self._cage)
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            print_traceback(error)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -182,6 +182,7 @@ def _open_or_end(pid: int) -> int:
 
 def main() -> None:
     """Run as `python -m podproc.zygote FD [SCHEME…]`; ends when the channel closes."""
+    use_unfailing_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)

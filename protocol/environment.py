@@ -21,7 +21,14 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 OF_SUPERVISORS = frozenset(
     (
         *OF_USERS,
-        *("TERM", "PODSUP_HOME", "PODSUP_SCOPE_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME"),
+        *(
+            "TERM",
+            "SUDO_UID",
+            "PODSUP_HOME",
+            "PODSUP_SCOPE_DIR",
+            "XDG_STATE_HOME",
+            "XDG_CONFIG_HOME",
+        ),
         *_PROXIES,
         *map(str.upper, _PROXIES),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),

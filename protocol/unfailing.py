@@ -1,8 +1,12 @@
-"""A stderr that never raises: a full disk must not end what only wanted to say so.
+"""A stderr for logs: it never raises, and nothing in it drives the terminal of who reads the log.
 
 A process whose stderr is a file gets ENOSPC from a print like from any other write. Whoever prints
 from a callback would die of it. Writes that fail are counted, and the count is told with the first
 one that succeeds.
+
+What is logged quotes text from outside: names that an agent chose, errors of providers. All of it
+goes through `printable`. A line that begins at the margin is the process's own sentence: those who
+print one put foreign text `on_one_line`, and tracebacks are indented.
 """
 
 from __future__ import annotations
@@ -10,6 +14,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
+import traceback
+
+from protocol.printable import printable
 
 
 class UnfailingStderr(io.TextIOBase):
@@ -29,9 +37,9 @@ class UnfailingStderr(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write, or count; never raises OSError."""
         told = f"[{self.lost} writes were lost]\n" if self.lost else ""
-        data = (told + text).encode("utf-8", "backslashreplace")
+        data = printable(told + text).encode()
         try:
-            os.write(2, data)
+            os.write(self.fileno(), data)
             self.lost = 0
         except OSError:
             self.lost += 1
@@ -41,3 +49,9 @@ class UnfailingStderr(io.TextIOBase):
 def use_unfailing_stderr() -> None:
     """Print and tracebacks go through it from now on, stdout's too."""
     sys.stderr = sys.stdout = UnfailingStderr()
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print an error's traceback, indented: no line of its message passes for a line of the log."""
+    text = printable("".join(traceback.format_exception(error)))
+    print(textwrap.indent(text, "  ", lambda line: True), end="", file=sys.stderr, flush=True)

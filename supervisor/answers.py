@@ -6,7 +6,6 @@ those: it is answered when the operation is over, with what it came to.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 
 from protocol import control as c
@@ -15,6 +14,7 @@ from protocol.base import Wire
 from protocol.error_body import error_from_body
 from protocol.errors import Internal, PodsupError
 from protocol.status import OperationState
+from protocol.unfailing import print_traceback
 from supervisor import broker as b
 from supervisor.core.fleet import Fleet
 
@@ -35,7 +35,7 @@ class Answers:
     def refuse(self, asked: b.ControlAsked, error: Exception) -> None:
         """Answer a control with what went wrong; a defect is printed and named as one."""
         if not isinstance(error, PodsupError):
-            traceback.print_exception(error)
+            print_traceback(error)
             error = Internal(
                 f"{asked.control.method} failed: {type(error).__name__}: {error}",
                 next_step="see the supervisor's log",

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from protocol.printable import on_one_line
+from protocol.unfailing import print_traceback
 
 T = TypeVar("T")
 
@@ -47,13 +49,13 @@ class Background:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            traceback.print_exception(error)
+            print_traceback(error)
 
 
 def say(text: str) -> None:
-    """Write a line to the supervisor's own log."""
+    """Write one line to the supervisor's own log, whatever the text quotes."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    print(f"{stamp}Z {text}", file=sys.stderr, flush=True)
+    print(f"{stamp}Z {on_one_line(text)}", file=sys.stderr, flush=True)
 
 
 def wall_ms() -> int:

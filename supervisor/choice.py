@@ -1,7 +1,7 @@
 """Which fleet a command means: the one it names, that of ./podsup.toml, or the only one running.
 
-An agent may write ./podsup.toml. So a name from there must be a name, and must be that of a fleet
-of this workspace: a file cannot turn `podsup down` against another fleet.
+An agent, or another user, may write ./podsup.toml. So a name from there must be a name, and must be
+that of a fleet of this workspace: a file cannot turn `podsup down` against another fleet.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def name_in_file(file: Path) -> str | None:
 def _fleet_table(file: Path) -> dict[str, Any] | None:
     """Return `[fleet]` of a file, None where there is none to read; raises InvalidRequest."""
     try:
-        data = tomllib.loads(read_operator_file(file).decode())
+        data = tomllib.loads(read_operator_file(file, anybodys=True).decode())
     except BadFile as error:
         raise InvalidRequest(
             f"{file} {error.strerror}", next_step="or name the fleet: podsup --fleet NAME …"

@@ -608,13 +608,13 @@ async def serve(boot: Boot, answer: Callable[[Up], None]) -> int:
 
 def main() -> None:
     """Run as `python -m supervisor.daemon FD`: the boot record on stdin, the answer to FD."""
+    use_unfailing_stderr()
     answer_fd = int(sys.argv[1])
     boot = Boot.model_validate_json(sys.stdin.buffer.read())
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     os.umask(0o077)
-    use_unfailing_stderr()
     leave_no_core()
     hide_memory()
     _raise_open_files()

@@ -19,9 +19,9 @@ from enum import StrEnum
 from typing import Any
 
 from protocol import entries as en
+from protocol.printable import printable
 from protocol.segments import Paste, Segment, flatten
 from protocol.status import RunResult, Trigger
-from supervisor.printable import printable
 
 MOST = 160
 """Characters of a text that is folded to one line."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 
-from protocol.manifest import Scheme
+from protocol.manifest import SandboxMode, Scheme
 from protocol.scope import clashes, write_rules
 from supervisor.core import nodes
 from supervisor.core.nodes import place_of
@@ -60,6 +60,34 @@ def missing_keys(pods: Iterable[ResolvedPod], environ: Mapping[str, str]) -> Ite
             needed.setdefault(f"{model.key_variable} is not set", []).append(name)
     for told, names in needed.items():
         yield f"{told}, needed by {', '.join(names)}"
+
+
+def beyond_root(pods: Iterable[ResolvedPod]) -> Iterator[str]:
+    """Yield, for root, each write target in which commands in a sandbox can write nothing.
+
+    Root's power over other users' files is left outside of a sandbox; the file tools have it.
+    """
+    if os.geteuid() != 0:
+        return
+    for pod in pods:
+        if pod.manifest.sandbox.mode is SandboxMode.OFF:
+            continue
+        for rule in write_rules(pod.manifest.scope):
+            if (owner := _other_owner(rule.target)) is not None:
+                yield (
+                    f"{rule.target} belongs to user {owner}: root in a sandbox has no power over "
+                    f"it, so commands of {pod.manifest.name} write nothing there"
+                )
+
+
+def _other_owner(path: str) -> int | None:
+    """Return who else alone may write a file or folder; None where root may as anybody may."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    by_group = about.st_mode & 0o020 and about.st_gid in {os.getegid(), *os.getgroups()}
+    return None if about.st_uid == 0 or by_group or about.st_mode & 0o002 else about.st_uid
 
 
 def _check_scopes(check: Checker, pods: Mapping[str, ResolvedPod]) -> None:

@@ -44,7 +44,7 @@ from protocol.operator_file import MOST
 from protocol.scope import effective_permission
 from supervisor.core.descent import exceeds, inherited, narrowed
 from supervisor.core.operator_settings import OperatorSettings, PlacedTable, places_of
-from supervisor.fleet_checks import check_fleet, check_pod, missing_keys
+from supervisor.fleet_checks import beyond_root, check_fleet, check_pod, missing_keys
 from supervisor.fleet_layers import Data, Files, Layer, ResolvedPod, merged
 from supervisor.init_template import INIT_TEMPLATE
 from supervisor.mistakes import Checker, FleetFileInvalid, Mistake, nearest, valid_name
@@ -71,6 +71,8 @@ PROFILES = "profiles"
 MOST_PROFILES = 256
 TEMPLATE = "system.md.j2"
 MOST_TEMPLATE = 256 * 1024
+
+_MAKE = "podsup init, which writes a podsup.toml; or go to the folder that has one, or name it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def load_fleet(
     check = Checker()
     files = Files(check)
     if (source := files.read(file, FLEET_FILE)) is None:
-        raise FleetFileInvalid(check.mistakes)
+        raise FleetFileInvalid(check.mistakes, next_step=None if os.path.lexists(file) else _MAKE)
     data = check.validated(FleetFile, source)
     table = FleetTable.model_validate(data.get("fleet", {}))
     workspace = files.folder(
@@ -133,7 +135,7 @@ def load_fleet(
         supervisor=resolve.supervisor,
         pods=tuple(pod.manifest for pod in pods),
         settings=settings,
-        warnings=tuple(missing_keys(pods, environ)),
+        warnings=(*missing_keys(pods, environ), *beyond_root(pods)),
         unavailable=(
             *unavailable_in_supervisor(resolve.supervisor),
             *(f"pod '{p.manifest.name}': {what}" for p in pods for what in unavailable(p.manifest)),

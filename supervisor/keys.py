@@ -20,6 +20,9 @@ MISSING = "missing_key"
 
 MOST = 64 * 1024
 
+_TAKEN = "_API_KEY"
+"""How a variable ends that is taken along whether a pod names it or not."""
+
 _BASE_URLS = {
     Scheme.ANTHROPIC: "ANTHROPIC_BASE_URL",
     Scheme.OPENAI_CHAT: "OPENAI_BASE_URL",
@@ -31,7 +34,7 @@ class MissingKey(InvalidRequest):
     """A model whose key is not there."""
 
     def __init__(self, message: str, next_step: str) -> None:
-        super().__init__(message, next_step=next_step, cause=MISSING)
+        super().__init__(message, next_step=next_step, cause=MISSING, mend=next_step)
 
 
 def models_of(manifest: PodManifest) -> Iterable[Model]:
@@ -46,7 +49,7 @@ def collect(pods: Iterable[PodManifest], environ: Mapping[str, str]) -> dict[str
     return {
         name: value.encode("utf-8", "replace").decode()
         for name, value in environ.items()
-        if value and (name in named or name.endswith(("_API_KEY", "_BASE_URL")))
+        if value and (name in named or name.endswith((_TAKEN, "_BASE_URL")))
     }
 
 
@@ -78,11 +81,11 @@ class Keys:
             return _of_file(model.api_key_file, self._pods)
         variable = model.key_variable or ""
         if not (key := self._values.get(variable, "").strip()):
+            unnamed = "" if variable.endswith(_TAKEN) else ", or no pod of its file named it then"
             raise MissingKey(
-                f"{variable} was not taken from where the fleet was started: it was not set, or "
-                "neither the fleet file named it nor does it end with _API_KEY",
-                f"set {variable}, then podsup down and podsup start; or name a file in "
-                "model.api_key_file",
+                f"{variable} was not set where the fleet was started{unnamed}",
+                f"export {variable}=…, then podsup start (podsup down before it, if the fleet "
+                "runs); or name a file in model.api_key_file",
             )
         if not _is_plain(key):
             raise MissingKey(

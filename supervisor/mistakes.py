@@ -51,8 +51,9 @@ class Mistake:
 class FleetFileInvalid(Exception):
     """A fleet file cannot be used; `mistakes` has every reason, in the order of the file."""
 
-    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+    def __init__(self, mistakes: Iterable[Mistake], *, next_step: str | None = None) -> None:
         self.mistakes = tuple(mistakes)
+        self.next_step = next_step
         super().__init__("\n".join(map(str, self.mistakes)))
 
 

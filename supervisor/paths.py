@@ -35,7 +35,7 @@ from pathlib import Path
 
 from protocol.errors import Internal, InvalidRequest
 from protocol.names import is_pod_name
-from protocol.operator_file import foreign
+from protocol.operator_file import foreign, own_users
 
 SOCKET_LIMIT = 107
 """Most bytes of a Unix socket's path: `sun_path` has 108, the last one is NUL."""
@@ -61,6 +61,8 @@ class Paths:
         try:
             passwd_home = pwd.getpwuid(uid).pw_dir
         except KeyError:  # a container may run under a number that has no name
+            passwd_home = ""
+        if not os.path.isdir(passwd_home):  # or under one whose home is in another image
             passwd_home = ""
         return cls.resolve(home, os.environ, uid=uid, passwd_home=passwd_home)
 
@@ -188,11 +190,13 @@ def make_private_dir(path: Path) -> Path:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         what = "a link" if stat.S_ISLNK(found.st_mode) else "not a folder"
-        raise Internal(f"{path} is {what}", next_step=f"move {path} away, or use another --home")
+        raise Internal(
+            f"{path} is {what}", next_step=f"move {path} away, or use another, shorter --home"
+        )
     if found.st_uid != os.geteuid():
         raise Internal(
             f"{path} belongs to user {found.st_uid}, not to you ({os.geteuid()})",
-            next_step="use another --home, or ask its owner to remove it",
+            next_step="use another, shorter --home, or ask its owner to remove it",
         )
     if found.st_mode & 0o077:
         raise Internal(
@@ -218,11 +222,11 @@ def require_own_folder(folder: Path) -> None:
     step = f"look at what is in {folder}, then give it to yourself; or use another --home"
     with suppress(FileNotFoundError):
         link, found = folder.lstat(), folder.stat()
-        if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), 0):
+        if stat.S_ISLNK(link.st_mode) and link.st_uid not in own_users():
             raise Internal(f"{folder} is a link of user {link.st_uid}", next_step=step)
         if not stat.S_ISDIR(found.st_mode):
             raise Internal(f"{folder} is not a folder", next_step=f"move {folder} away")
-        if (why := foreign(found)) is not None:
+        if (why := foreign(found, folder)) is not None:
             raise Internal(f"{folder} {why}", next_step=step)
 
 
@@ -234,7 +238,12 @@ def _scope_dir(environ: Mapping[str, str], passwd_home: str) -> Path:
                 f"PODSUP_SCOPE_DIR is not absolute: {given!r}", next_step="give the whole path"
             )
         return Path(given)
-    return _in_home(passwd_home, ".local/state") / "podsup" / "scope"
+    if not passwd_home:
+        raise InvalidRequest(
+            "this user has no home folder, and there the scope table would be",
+            next_step="set PODSUP_SCOPE_DIR to a folder of your own, the same for all you start",
+        )
+    return Path(passwd_home, ".local/state/podsup/scope")
 
 
 def _xdg(environ: Mapping[str, str], variable: str, user: str, below: str) -> Path:

@@ -28,11 +28,11 @@ import orjson
 
 from protocol import entries as en
 from protocol.base import Wire
+from protocol.printable import printable
 from protocol.segments import flatten
 from protocol.session.lineage import MissingSegment, Row
 from protocol.session.reading import BadRecord
 from supervisor.drawing import one_line
-from supervisor.printable import printable
 from supervisor.session_view import REPAIRED
 
 OUTCOME_UNKNOWN = (

@@ -13,7 +13,6 @@ the next. Stopping is a cancellation of the task that runs `run()`: it returns w
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -31,6 +30,7 @@ from protocol.error_body import ErrorBody
 from protocol.errors import ErrorCode, PodsupError
 from protocol.manifest import Engine as EngineRules
 from protocol.status import AlertLevel, TurnResult
+from protocol.unfailing import print_traceback
 
 
 class Recorder(Protocol):
@@ -247,7 +247,7 @@ class EngineLoop:
         except PodsupError as error:
             return RunOver(Ending.FAILED, output=self.output, error=error.to_body())
         except Exception as error:
-            traceback.print_exc()
+            print_traceback(error)
             body = ErrorBody(code=ErrorCode.INTERNAL, message=f"{type(error).__name__}: {error}")
             return RunOver(Ending.FAILED, output=self.output, error=body)
 

@@ -40,9 +40,10 @@ class Attempt:
     """One way out.
 
     `regions` are aimed at, `inside` is where it has to work. `is_word_taken`: that it worked cannot
-    be seen from outside, so it is believed. `gap` is how the cage tells that it is open; `apart`:
-    with a keeper of its own; `needs` are programs without which it cannot be made. `is_earlier`: a
-    job that was started before `T/a/b` was lent is the process aimed at.
+    be seen from outside, so it is believed. `gap` is how the cage tells that it is open, for what
+    lies below `gap_below`; `apart`: with a keeper of its own; `needs` are programs without which it
+    cannot be made. `is_earlier`: a job that was started before `T/a/b` was lent is the process
+    aimed at.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Attempt:
     victim: Victim | None = None
     control: Control = Control.INSIDE
     gap: str | None = None
+    gap_below: str = "/"
     is_word_taken: bool = False
     unix_sockets: bool = False
     needs: tuple[str, ...] = ()
@@ -119,7 +121,14 @@ def _changes() -> Iterator[Attempt]:
         yield Attempt(name, what, python=python, regions=CHANGE, unix_sockets=name == "bind-socket")
     below_writable = ("lent", "denied", "shared-read", "shared-lent")
     elsewhere = tuple(region for region in CHANGE if region not in below_writable)
-    yield Attempt("fifo", "write into a FIFO that somebody reads", python=_FIFO, regions=elsewhere)
+    yield Attempt(
+        "fifo",
+        "write into a FIFO that somebody reads",
+        python=_FIFO,
+        regions=elsewhere,
+        gap=FIFO,
+        gap_below="/tmp",
+    )
     yield Attempt(
         "fifo-below",
         "write into a FIFO below a writable folder",

@@ -400,11 +400,15 @@ class Run:
     def _judge(self, one: _Try, received: str) -> Row:
         attempt = one.attempt
         told = describe(self._settings(attempt), self._support).unprotected
-        gap = attempt.gap if attempt.gap in told else None
+        gap = attempt.gap if attempt.gap in told and self._is_open_here(attempt) else None
         effects = list(self._effects(one, received))
         outside = f"{SUCCEEDS}: {'; '.join(effects)[:_TOLD]}" if effects else REFUSED
         inside = self._worked(one, received)
         return Row(attempt.name, attempt.what, inside, outside, gap or "")
+
+    def _is_open_here(self, attempt: Attempt) -> bool:
+        """Whether what the cage tells of an attempt is about folders like these."""
+        return self._ground.root.is_relative_to(os.path.realpath(attempt.gap_below))
 
     def _worked(self, one: _Try, received: str) -> str:
         """Say where the attempt has worked, since only then its refusal means something."""

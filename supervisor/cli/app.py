@@ -18,7 +18,14 @@ import click
 
 from protocol.errors import Internal, Interrupted, InvalidRequest, PodsupError
 from supervisor.cli import exit_codes
-from supervisor.cli.output import OUTPUTS, Output, report_crash
+from supervisor.cli.output import (
+    OUTPUTS,
+    Output,
+    flush_results,
+    give_up_streams,
+    report_crash,
+    take_streams,
+)
 from supervisor.version import VERSION
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -178,6 +185,7 @@ def cli(ctx: click.Context) -> None:
 
 def run(args: list[str] | None = None) -> None:
     """Run a command line and end the process with its exit code."""
+    take_streams()
     app = App()
     sys.excepthook = report_crash
     sys.exit(_run(app, sys.argv[1:] if args is None else args))
@@ -186,7 +194,7 @@ def run(args: list[str] | None = None) -> None:
 def _run(app: App, args: list[str]) -> int:
     try:
         cli.main(args=args, prog_name="podsup", obj=app, standalone_mode=False)
-        sys.stdout.flush()
+        flush_results()
     except Failed as failed:
         return failed.code
     except PodsupError as error:
@@ -203,10 +211,10 @@ def _run(app: App, args: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        give_up_streams()
         return exit_codes.DONE
     except OSError as error:
-        return _report(app, Internal(f"{error.strerror}: {error.filename}"), exit_codes.FAILED)
+        return _report(app, _of_the_system(error), exit_codes.FAILED)
     except Exception as error:
         if type(error).__name__ == "ValidationError":  # a value no message can carry, such as NaN
             return _report(app, InvalidRequest(str(error)), exit_codes.USAGE)
@@ -214,6 +222,15 @@ def _run(app: App, args: list[str]) -> int:
             raise
         return _report(app, _mistakes(error), exit_codes.CONFIGURATION)
     return exit_codes.DONE
+
+
+def _of_the_system(error: OSError) -> PodsupError:
+    try:
+        flush_results()  # click prints --help and --version itself
+    except Internal as full:
+        return full
+    said = error.strerror or str(error)
+    return Internal(said if error.filename is None else f"{said}: {error.filename}")
 
 
 def _usage(error: click.ClickException) -> str:
@@ -233,7 +250,7 @@ def _mistakes(error: Any) -> PodsupError:
         }
         for m in error.mistakes
     ]
-    return InvalidRequest(str(error), mistakes=rows)
+    return InvalidRequest(str(error), next_step=error.next_step, mistakes=rows)
 
 
 def _report(app: App, error: PodsupError, code: int) -> int:

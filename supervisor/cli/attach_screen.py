@@ -55,6 +55,7 @@ from prompt_toolkit.renderer import print_formatted_text
 from protocol import events as ev
 from protocol import methods as m
 from protocol.errors import PodsupError
+from protocol.printable import on_one_line
 from protocol.status import PodStatus
 from protocol.watch import Deliver
 from supervisor.cli.attach import draw, told_of
@@ -63,7 +64,6 @@ from supervisor.cli.rewinding import lines_of_targets, rewind_to
 from supervisor.cli.typed import Command, Order, Pastes, commands_from, order_of, workflow_of
 from supervisor.drawing import Line, Style, failure, lines_of, one_line, thoughts
 from supervisor.drawing import note as noted
-from supervisor.printable import on_one_line
 from supervisor.reach import new_id
 from supervisor.references import Kind, Unfinished, unfinished_at
 from supervisor.transcript import Transcript

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import resource
 import shutil
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import click
 import orjson
 
-from protocol.errors import PodsupError
+from protocol.errors import InvalidRequest, PodsupError
 from protocol.manifest import Model, Scheme
 from supervisor import diagnosis as d
 from supervisor import jsonl, life_lock
@@ -45,7 +46,8 @@ PR_GET_CHILD_SUBREAPER = 37
 LAST_BYTES = 64 * 1024
 MOST_SESSIONS = 2000
 _HIGHEST = 999_999
-_STRANGER = "a stranger says"
+_STRANGER = re.compile(r"[0-9T:-]+Z alert: a stranger says ")
+"""How a line of a supervisor's log begins that tells of one: no text from outside can begin one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,12 @@ def doctor(app: App, sandbox: bool) -> None:
     if sandbox:
         check_sandbox(app)
         return
-    paths = Paths.here(app.home)
-    findings = [_at_home(check(paths), app.home) for check in CHECKS]
+    try:
+        paths = Paths.here(app.home)
+    except InvalidRequest as error:  # without folders there is nothing to look at
+        findings = [d.Finding("folders", d.State.PROBLEM, error.message, error.next_step)]
+    else:
+        findings = [_at_home(check(paths), app.home) for check in CHECKS]
     if app.output in ("json", "jsonl"):
         app.out.document({"findings": [asdict(finding) for finding in findings]})
     else:
@@ -298,10 +304,14 @@ def _strangers(paths: Paths) -> d.Strangers:
     told = [
         line
         for log in sorted((paths.data / "fleets").glob("*/supervisor.log"))
-        for line in tail(log, most=LAST_BYTES).splitlines()
-        if _STRANGER in line
+        for line in told_of_strangers(log)
     ]
     return d.Strangers([d.Stranger(str(lock), holders_of(lock)) for lock in held], told[-5:])
+
+
+def told_of_strangers(log: Path) -> list[str]:
+    """Return the lines of a supervisor's log that tell of a stranger."""
+    return [line for line in tail(log, most=LAST_BYTES).split("\n") if _STRANGER.match(line)]
 
 
 # -- help ------------------------------------------------------------------------------------------

@@ -32,7 +32,10 @@ def init(app: App, folder: Path) -> None:
     app.out.lines({"file": str(file)}, [f"wrote {file}; next: podsup start {file} -d"])
 
 
-HELD = "file tools may not change it; commands may, but at sandbox level namespaces"
+HELD = (
+    "file tools may not change it; commands cannot at sandbox level `namespaces`, at a lower level "
+    "they can"
+)
 """What keeps a pod from changing an operator's file that lies in its scope."""
 
 

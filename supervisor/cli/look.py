@@ -8,7 +8,7 @@ import click
 
 from supervisor.cli.app import App, command
 from supervisor.cli.asking import ask, with_client
-from supervisor.cli.output import StatusWord, ago
+from supervisor.cli.output import StatusWord, ago, terminal_width
 
 
 @command("ps", example="podsup ps -o json")
@@ -98,10 +98,10 @@ def status(app: App, pod: str) -> None:
     data["alerts"] = seen.get("alerts") or []
     if data["greeting"]:
         data["sandbox"] = data["greeting"]["sandbox"]
-    app.out.lines(data, _status_lines(data))
+    app.out.lines(data, _status_lines(data, width=terminal_width()))
 
 
-def _status_lines(data: dict[str, Any]) -> list[str]:
+def _status_lines(data: dict[str, Any], *, width: int) -> list[str]:
     progress = data["progress"] or {}
     last = data["last_exit"]
     lines = [
@@ -121,11 +121,10 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
         f"  reads      {', '.join(data['scope']['read']) or 'nothing'}",
         *(f"  {key:<10} {', '.join(data[key])}" for key in ("children", "peers") if data[key]),
         *_caps_lines(data["caps"]),
-        f"  sandbox    {data['sandbox']['level']}"
-        + "".join(f"; {what}" for what in data["sandbox"]["unprotected"]),
+        *_sandbox_lines(data["sandbox"], width),
     ]
     if data["greeting"]:
-        lines.append(f"  tools      {', '.join(data['greeting']['tools'])}")
+        lines += _fitted(f"  tools      {', '.join(data['greeting']['tools'])}", width)
     if last:
         lines.append(f"  last exit  {last['cause']}")
     if data["last_error"]:
@@ -133,6 +132,32 @@ def _status_lines(data: dict[str, Any]) -> list[str]:
     lines += [f"  in flight  {_block(block)}" for block in data["in_flight"]["blocks"]]
     lines += [f"  alert      {alert['level']}: {alert['message']}" for alert in data["alerts"]]
     return lines
+
+
+_INDENT = " " * len("  sandbox    ")
+
+
+def _fitted(text: str, width: int, *, indent: str = _INDENT) -> list[str]:
+    """Return a line as lines that fit; words stay whole, as paths must."""
+    from textwrap import wrap
+
+    room = max(width, 2 * len(indent))
+    return wrap(
+        text, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _sandbox_lines(sandbox: dict[str, Any], width: int) -> list[str]:
+    """Return the level, and below it one by one what it leaves open."""
+    items = sandbox["unprotected"]
+    return [
+        f"  sandbox    {sandbox['level']}" + (", which leaves open:" if items else ""),
+        *(
+            line
+            for item in items
+            for line in _fitted(f"{_INDENT}- {item}", width, indent=f"{_INDENT}  ")
+        ),
+    ]
 
 
 def _caps_lines(caps: dict[str, Any] | None) -> list[str]:
@@ -145,8 +170,8 @@ def _caps_lines(caps: dict[str, Any] | None) -> list[str]:
 
     return [
         f"  caps       children {used('children')}, tree {used('tree')}, depth {used('depth')}",
-        f"  unasked    runs without a person's input: {used('notification_runs_per_minute')} in "
-        f"the last minute, {used('notification_runs_per_hour')} in the last hour",
+        f"  unasked    {used('notification_runs_per_minute')} a minute, "
+        f"{used('notification_runs_per_hour')} an hour",
     ]
 
 

@@ -6,19 +6,26 @@ Only this module of the command line writes to the two streams. Names, errors an
 outside: they are made harmless whatever the stream is, and none of them can begin a line or a cell
 of its own. A text that is itself the result (what a model answered, what a process printed) is
 harmless on a terminal, and in a file or a pipe it is what was said. JSON says in escapes what no
-terminal should be given.
+terminal should be given. What Python prints by itself (a warning, an exception in a thread) is made
+harmless too, since `take_streams` stands before stderr.
+
+A stream that was closed takes everything and shows nothing. A stdout that takes no more (a full
+disk, a full pipe that does not wait) is an error like any other, told on stderr; where stderr takes
+no more, nothing is told. A reader who has gone is no error.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
-from protocol.errors import PodsupError
-from supervisor.printable import json_printable, on_one_line, printable
+from protocol.errors import Internal, PodsupError
+from protocol.printable import json_printable, on_one_line, printable
 
 if TYPE_CHECKING:
     from supervisor.drawing import Line
@@ -43,6 +50,64 @@ _STYLES = {"user": "1", "dim": "90", "tool": "36", "warn": "33", "error": "31", 
 
 class StatusWord(str):
     """A word of `Output.lines` that is painted in the colour of that status."""
+
+
+class _Shown(io.TextIOBase):
+    """Stands before a stream: what anybody prints drives no terminal. It takes every character."""
+
+    encoding = "utf-8"
+
+    def __init__(self, below: TextIO) -> None:
+        self._below = below
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._below.isatty()
+
+    def fileno(self) -> int:
+        return self._below.fileno()
+
+    def write(self, text: str) -> int:
+        _put(printable(text), self._below)
+        return len(text)
+
+
+def take_streams() -> None:
+    """Put something where a stream is closed, and what makes text harmless before stderr.
+
+    Without it a file that is opened later could get the number of the closed one.
+    """
+    sys.stdin = sys.stdin or _nowhere("r")
+    sys.stdout = _buffered(sys.stdout or _nowhere("w"))
+    sys.stderr = cast(TextIO, _Shown(sys.stderr or _nowhere("w")))
+
+
+def _buffered(stream: TextIO) -> TextIO:
+    """Return the stream with a buffer: without one, what a full pipe leaves out is lost silently.
+
+    It has none where PYTHONUNBUFFERED is set. `_put` flushes anyway.
+    """
+    if not isinstance(stream.buffer, io.RawIOBase):
+        return stream
+    fd, errors = stream.fileno(), stream.errors
+    return open(fd, "w", encoding=stream.encoding, errors=errors, closefd=False)
+
+
+def _nowhere(mode: Literal["r", "w"]) -> TextIO:
+    return open(os.devnull, mode)
+
+
+def flush_results() -> None:
+    """Have everything printed; raises Internal where stdout takes no more."""
+    _put("", sys.stdout)
+
+
+def give_up_streams() -> None:
+    """Nobody reads any more: what is left to print goes nowhere, and quietly."""
+    for stream in (sys.stdout, sys.stderr):
+        _turn_away(stream)
 
 
 def note(text: str) -> None:
@@ -78,9 +143,10 @@ def put_stored(data: Iterable[bytes]) -> None:
         return
     from supervisor.durable import write_all
 
-    sys.stdout.flush()
+    flush_results()
     for piece in data:
-        write_all(sys.stdout.fileno(), piece)
+        with _taken_by(sys.stdout):
+            write_all(sys.stdout.fileno(), piece)
 
 
 def is_terminal() -> bool:
@@ -88,13 +154,41 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _put(text: str, stream: TextIO | None) -> None:
-    """Write to a stream, where it was not closed for us: the only place that does."""
-    if stream is None:
-        return
+def terminal_width() -> int:
+    """Return how many columns a line may have; 80 where no terminal says."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size((80, 24)).columns
+
+
+def _put(text: str, stream: TextIO) -> None:
+    """Write to a stream: the only place that does."""
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+    with _taken_by(stream):
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+
+
+@contextmanager
+def _taken_by(stream: TextIO) -> Iterator[None]:
+    """Raise Internal for what stdout does not take; what stderr does not take is lost."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _turn_away(stream)
+        if stream is sys.stdout:
+            why = error.strerror or str(error)
+            raise Internal(
+                f"stdout takes no more: {why}", next_step="the output so far is not whole"
+            ) from error
+
+
+def _turn_away(stream: TextIO) -> None:
+    """Let a stream lead nowhere: else what its buffer holds fails again when the process ends."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _painted(text: str, code: str | None) -> str:

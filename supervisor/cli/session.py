@@ -147,7 +147,7 @@ def export(app: App, pod: str, form: str, target: str | None) -> None:
         made = FORMS[form](told, f"Session of pod {pod}")
         data, said = [made.text.encode()], f"not in {form}: {'; '.join(made.lacks)}"
     if target is None:
-        _to_stdout(data)
+        put_stored(data)
     else:
         _to_file(Path(target), data)
     if said:
@@ -167,17 +167,6 @@ def _raw_troubles(line: Sequence[Part], data: Iterable[bytes]) -> str:
     said = [f"segment {part.segment_id}: {part.trouble}" for part in line if part.trouble]
     said += [f"{counted(bad, 'damaged line')}: copied as on disk"] if bad else []
     return "; ".join(said)
-
-
-def _to_stdout(data: Iterable[bytes]) -> None:
-    try:
-        put_stored(data)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Internal(
-            f"stdout takes no more: {error.strerror}", next_step="the output so far is not whole"
-        ) from error
 
 
 def _to_file(target: Path, data: Iterable[bytes]) -> None:

@@ -25,6 +25,7 @@ from supervisor.client import AsyncClient
 from supervisor.fleet_file import Fleet, load_fleet
 from supervisor.foreign import require_own_name
 from supervisor.keys import collect
+from supervisor.logs import log_files
 from supervisor.looked_at import require_looked_at
 from supervisor.own_code import own_code, start_files, warnings
 from supervisor.paths import Paths, make_private_dir, trusted_config
@@ -120,9 +121,18 @@ async def _detached(app: App, boot: Boot, pid: int, wait: str | None, timeout: f
             nothing_started = {p.name for p in boot.pods} <= set(failed)
             if nothing_started or (boot.atomic and code != exit_codes.TIMED_OUT):
                 await _end(client, pid)
+                error.next_step = _without_supervisor(error.next_step, client.paths.data)
             app.out.error(error)
             raise Failed(_start_code(error, code)) from None
     _say_started(app, boot, pid)
+
+
+def _without_supervisor(step: str | None, data: Path) -> str | None:
+    """Return the step for who has no supervisor to ask any more."""
+    asked, _, pod = (step or "").partition("podsup why ")
+    if asked or not pod:
+        return step
+    return f"podsup logs {pod}" if log_files(data, pod) else None
 
 
 def _start_code(error: PodsupError, code: int) -> int:

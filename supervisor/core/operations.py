@@ -7,7 +7,7 @@ how its went.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,15 +119,21 @@ def _error_of(operation: Operation, members: Mapping[str, Member]) -> ErrorBody:
     known = code if code in ErrorCode.__members__.values() else ErrorCode.INTERNAL
     return ErrorBody(
         code=known,
-        message="; ".join(f"{pod}: {text}" for pod, text in operation.failures.items()),
+        message="; ".join(_told(operation.failures)),
         details={
             **evidence,
             **_tail_of(members.get(name)),
             "pods": dict(operation.failures),
             "causes": dict(operation.codes),
         },
-        next=f"podsup why {name}",
+        next=evidence.get("mend") or f"podsup why {name}",
     )
+
+
+def _told(failures: Mapping[str, str]) -> Iterator[str]:
+    """Yield each reason once, with the pods that failed of it."""
+    for text in dict.fromkeys(failures.values()):
+        yield f"{', '.join(pod for pod, why in failures.items() if why == text)}: {text}"
 
 
 def _freed(operation: Operation, members: Mapping[str, Member]) -> dict[str, Any]:

@@ -369,8 +369,9 @@ def test_file_that_is_not_text_is_a_mistake(work: Path) -> None:
 
 
 def test_file_that_is_not_there_is_a_mistake(work: Path) -> None:
-    with pytest.raises(FleetFileInvalid, match=r"podsup\.toml: No such file"):
+    with pytest.raises(FleetFileInvalid, match=r"podsup\.toml: No such file") as refused:
         load_fleet(work, config_dir=None)
+    assert str(refused.value.next_step).startswith("podsup init")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,17 @@ def test_start_that_failed_names_each_pod_with_its_cause_and_has_the_code_of_the
     assert fleet.status("alice") == "idle"
 
 
+def test_reason_of_many_pods_is_told_once_with_its_own_next_step() -> None:
+    fleet = Driven().add("alice", "bob")
+    fleet.start("alice", "bob")
+    for pod in ("alice", "bob"):
+        refused = s.StartRefused(1, "missing_key", "KEY was not set")
+        fleet.feed(Refused(pod, refused, {"mend": "export KEY=…"}))
+    error = fleet.failure("up")
+    assert error.message == "alice, bob: missing_key: KEY was not set"
+    assert error.next == "export KEY=…"
+
+
 def test_refusals_evidence_comes_with_the_error_and_does_not_outlive_the_start() -> None:
     fleet = Driven().add("alice", "bob").up("bob")
     fleet.feed(Spawned("q", "alice"))

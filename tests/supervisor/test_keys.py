@@ -81,9 +81,16 @@ def test_a_key_file_that_is_no_good_is_named_and_not_shown(
 
 
 def test_a_key_that_is_not_set_is_named_by_its_variable() -> None:
-    with pytest.raises(MissingKey, match="MINE was not taken") as caught:
+    with pytest.raises(MissingKey, match=r"MINE was not set .* no pod of its file named") as caught:
         Keys({"ANTHROPIC_API_KEY": SECRET}).access(model(api_key_env="MINE"))
     assert SECRET not in str(caught.value)
+
+
+def test_a_missing_key_says_what_to_type() -> None:
+    with pytest.raises(MissingKey, match=r"^ANTHROPIC_API_KEY was not set [a-z ]+$") as caught:
+        Keys({}).access(model())
+    assert str(caught.value.next_step).startswith("export ANTHROPIC_API_KEY=…, then podsup start")
+    assert caught.value.details["mend"] == caught.value.next_step
 
 
 @pytest.mark.parametrize("value", ["sk-one two", "sk-\u00e4", "sk-\x00", "\ufffd"])

@@ -16,7 +16,8 @@ import pytest
 from protocol.errors import Conflict, InvalidRequest, PodsupError
 from protocol.manifest import Model as ModelTable
 from protocol.manifest import PodManifest, Scheme
-from protocol.operator_file import links_on_the_way, planted_link
+from protocol.operator_file import links_on_the_way, own_users, planted_link
+from supervisor.boot import clean_environment
 from supervisor.choice import choose_fleet
 from supervisor.core.fleet_record import FleetStarted
 from supervisor.fleet_file import Fleet, FleetFileInvalid, load_fleet, resolve_pod
@@ -178,6 +179,8 @@ def test_bad_file_is_a_clean_mistake_and_holds_nothing_up(
 ) -> None:
     if kind.read is Ground.choose and stand_in is as_no_text:
         pytest.skip("such a file names no fleet, and is passed over")
+    if kind.read is Ground.choose and stand_in is as_foreign:
+        pytest.skip("no more than a name is taken from it")
     place = kind.place(ground)
     stand_in(place)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -298,3 +301,61 @@ def test_name_in_a_file_is_that_of_a_fleet_of_its_workspace(ground: Ground) -> N
         ground.choose()
     assert "--fleet f" in (refused.value.next_step or "")
     assert choose_fleet(paths, "f", ground.work) == "f", "an operator may name any fleet"
+
+
+# -- root, and who typed sudo
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file away")
+
+
+@only_root
+@every_kind
+def test_file_of_who_typed_sudo_is_roots_own(
+    ground: Ground, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(kind.place(ground), NOBODY, NOBODY)
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    kind.read(ground)
+
+
+@only_root
+@pytest.mark.parametrize("asked", ["", "1", "x", "-65534"])
+def test_refusal_of_a_foreign_file_tells_root_what_to_type(
+    ground: Ground, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ground.work / "podsup.toml"
+    os.chown(place, NOBODY, 7)
+    monkeypatch.setenv("SUDO_UID", asked)
+    with pytest.raises(FleetFileInvalid) as refused:
+        ground.load()
+    told = str(refused.value)
+    assert f"docker run --user {NOBODY}:7" in told
+    assert f"setpriv --reuid {NOBODY} --regid 7" in told
+    assert told.endswith(f"chown 0 {place}")
+
+
+def test_sudo_uid_means_nothing_to_who_is_not_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_UID", "77")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert own_users() == {1000, 0}
+
+
+def test_supervisor_is_told_who_typed_sudo() -> None:
+    assert clean_environment({"SUDO_UID": "77", "SUDO_COMMAND": "x"}) == {"SUDO_UID": "77"}
+
+
+@only_root
+def test_fleet_of_a_folder_is_named_whoever_owns_its_file(ground: Ground) -> None:
+    os.chown(ground.work / "podsup.toml", NOBODY, NOBODY)
+    assert ground.choose() == "f"
+
+
+@only_root
+def test_root_is_warned_where_its_commands_can_write_nothing(ground: Ground) -> None:
+    assert ground.load().warnings == ()
+    os.chown(ground.work, NOBODY, NOBODY)
+    (told,) = ground.load().warnings
+    assert told.startswith(f"{ground.work} belongs to user {NOBODY}")
+    assert "commands of alice" in told
+    ground.work.chmod(0o777)
+    assert ground.load().warnings == ()

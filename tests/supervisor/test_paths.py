@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import stat
 import subprocess
@@ -12,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from protocol.errors import Internal, InvalidRequest
+from supervisor.cli.app import App, cli
 from supervisor.paths import Paths, check_socket_length, fleet_id, make_private_dir, pod_id
 
 
@@ -250,3 +253,41 @@ def test_paths_bring_no_manifest_and_no_locks_into_a_command() -> None:
         check=True,
     ).stdout.split()
     assert not {"protocol.manifest", "filelock", "asyncio"} & set(loaded)
+
+
+# -- a user whose home is not there
+
+
+def without_passwd_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = pwd.struct_passwd(("u", "x", 1, 1, "", str(tmp_path / "nonexistent"), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: entry)
+    monkeypatch.delenv("PODSUP_SCOPE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_user_whose_home_is_not_there_is_told_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_passwd_home(monkeypatch, tmp_path)
+    with pytest.raises(InvalidRequest, match="no home folder") as refused:
+        Paths.here(str(tmp_path))
+    assert "PODSUP_SCOPE_DIR" in str(refused.value.next_step)
+    monkeypatch.setenv("PODSUP_SCOPE_DIR", str(tmp_path / "scope"))
+    assert Paths.here(str(tmp_path)).scope_dir == tmp_path / "scope"
+
+
+def test_doctor_names_the_home_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without_passwd_home(monkeypatch, tmp_path)
+    told = CliRunner().invoke(cli, ["doctor"], obj=App())
+    assert told.stdout.startswith("problem  folders")
+    assert "PODSUP_SCOPE_DIR" in told.stdout
+
+
+def test_folder_that_another_user_took_first_asks_for_a_shorter_home(tmp_path: Path) -> None:
+    taken = tmp_path / "podsup-1"
+    taken.symlink_to("/nowhere")
+    with pytest.raises(Internal) as refused:
+        make_private_dir(taken)
+    assert "shorter --home" in str(refused.value.next_step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 import supervisor
 from protocol.errors import Conflict, InvalidRequest
+from protocol.printable import json_printable, on_one_line, printable
 from supervisor.cli.output import Output, StatusWord, note, put_result, put_stored
-from supervisor.printable import json_printable, on_one_line, printable
 
 PACKAGE = Path(supervisor.__file__).parent
 DOOR = PACKAGE / "cli" / "output.py"
@@ -23,17 +24,22 @@ OF_THE_DAEMON = {PACKAGE / "background.py", PACKAGE / "daemon.py"}
 """What prints into the log of a supervisor."""
 
 EVIL = "x\x1b]52;c;aGk=\x07\r\x9b2J\u202e\u200b\ud800\nFORGED\tcell"
-HARMLESS = {"\u200c", "\u200d"}
+HARMLESS = {"\u200c", "\u200d", "\ufe0f"}
+BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0"}
 
 texts = st.text(
     st.characters(codec=None, exclude_categories=())
-    | st.sampled_from("\x1b\x07\r\n\t\x9b\x7f\u202e\u2066\u200b\ufeff\ud83d\U000e0041")
+    | st.sampled_from(
+        "\x1b\x07\r\n\t\x9b\x7f\u202e\u2066\u200b\ufeff\ud83d\U000e0041\u3164\u034f\u2800\ufe00\ufe0f\U000e0100"
+    )
 )
 
 
 def is_obeyed(character: str) -> bool:
     """Whether a terminal does something with the character, or hides it."""
     category = unicodedata.category(character)
+    if character in BLANK or "VARIATION SELECTOR" in unicodedata.name(character, ""):
+        return character not in HARMLESS
     return category in ("Cc", "Cs", "Zl", "Zp") or (
         category == "Cf" and character not in HARMLESS and not _is_visible(character)
     )
@@ -60,6 +66,13 @@ def _is_visible(character: str) -> bool:
 def test_text_for_a_terminal_holds_nothing_that_it_obeys(text: str) -> None:
     assert not [c for c in printable(text) if is_obeyed(c) and c not in "\n\t"]
     assert not [c for c in on_one_line(text) if is_obeyed(c)]
+
+
+def test_every_character_that_shows_as_nothing_is_made_visible() -> None:
+    unseen = [chr(code) for code in range(sys.maxunicode + 1) if is_obeyed(chr(code))]
+    hidden = [c for c in (*unseen, "\u034f", "\u17b4", "\U0001d173") if on_one_line(c) == c]
+    assert hidden == []
+    assert on_one_line("\u2764\ufe0f \u200c\u200d") == "\u2764\ufe0f \u200c\u200d"
 
 
 @given(texts)

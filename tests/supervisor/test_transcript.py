@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from protocol import entries as en
 from protocol import events as ev
 from protocol.error_body import ErrorBody
+from protocol.printable import printable
 from protocol.segments import FileRef, Paste, Text
 from protocol.snapshot import (
     AlertRecord,
@@ -36,7 +37,6 @@ from protocol.status import (
 from protocol.watch import Deliver, Gap
 from protocol.wire import EventHeader
 from supervisor.drawing import Line, draw_entry
-from supervisor.printable import printable
 from supervisor.transcript import Missing, Passage, Transcript
 
 TS = 1_700_000_000_000

@@ -50,7 +50,10 @@ def table(passed: Collection[str], skipped: Collection[str]) -> str:
     """Return the attempts by level and user as text: what was refused, is told, is not had here."""
     heads = [f"{level}, {user}" for level, user in GROUPS]
     rows = [f"{'way out of the cage':<24}" + "".join(f"{head:<24}" for head in heads)]
-    gaps = {attempt.name: (attempt.gap, attempt.unix_sockets) for attempt in ATTEMPTS}
+    gaps = {
+        attempt.name: (attempt.gap if attempt.gap_below == "/" else None, attempt.unix_sockets)
+        for attempt in ATTEMPTS
+    }
     for name in NAMES:
         gap, unix_sockets = gaps.get(name, (None, False))
         marks = []

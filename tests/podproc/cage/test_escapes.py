@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from podproc.escapes.run import NOT_HERE, Row
-from protocol.cage import CageLevel
+from podproc.escapes.attempts import ATTEMPTS
+from podproc.escapes.ground import Ground
+from podproc.escapes.run import NOT_HERE, Row, Run, _Try
+from protocol.cage import FIFO, CageLevel, CageSupport
 from tests.podproc.cage.escaping import GROUPS, NAMES, make_attempts
 from tests.podproc.cage.users import User
 
@@ -38,6 +40,14 @@ def _rows(level: CageLevel, user: User, folder: Path) -> dict[str, Row] | None:
             file.write_bytes(pickle.dumps(make_attempts(level, user)))
         rows: dict[str, Row] | None = pickle.loads(file.read_bytes())
     return rows
+
+
+@pytest.mark.parametrize(("root", "told"), [("/tmp/home/x", FIFO), ("/srv/x", ""), ("/tmpx/x", "")])
+def test_fifo_is_told_of_where_the_home_lies_below_tmp(root: str, told: str) -> None:
+    (fifo,) = [attempt for attempt in ATTEMPTS if attempt.name == "fifo"]
+    support = CageSupport(CageLevel.NAMESPACES)
+    run = Run(CageLevel.NAMESPACES, support, Ground(Path(root), {}))
+    assert run._judge(_Try(fifo, [], Path(root)), "").told == told
 
 
 @pytest.mark.process

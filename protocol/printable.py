@@ -5,24 +5,31 @@ A control character is shown as its picture (␛ for escape). What only reorders
 is shown as its number. What cannot be encoded becomes `?`. All of it is done once or many times
 alike.
 
-Not changed: U+200C and U+200D, which Persian, the Indic scripts and emoji are written with.
+Not changed: U+200C and U+200D, which Persian, the Indic scripts and emoji are written with, and
+U+FE0F, which makes a sign an emoji.
 """
 
 from __future__ import annotations
 
 _UNSEEN = (
-    0xAD,
-    0x061C,
-    0x180E,
+    *(0xAD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5),
+    *range(0x180B, 0x1810),
     0x200B,
     *(0x200E, 0x200F, 0x2028, 0x2029),
     *range(0x202A, 0x202F),
     *range(0x2060, 0x2070),
-    0xFEFF,
-    *range(0xFFF9, 0xFFFC),
-    *range(0xE0000, 0xE0080),
+    *(0x2800, 0x3164),
+    *range(0xFE00, 0xFE0F),
+    *(0xFEFF, 0xFFA0),
+    *range(0xFFF0, 0xFFFC),
+    *range(0x1BCA0, 0x1BCA4),
+    *range(0x1D173, 0x1D17B),
+    *range(0xE0000, 0xE01F0),
 )
-"""What turns the direction, breaks a line, or is not seen; the last are the tags."""
+"""What turns the direction, breaks a line, or is not seen: fillers, variation selectors, tags.
+
+Unicode calls nearly all of it Default_Ignorable_Code_Point; U+2800 is a letter of blank braille.
+"""
 
 _SURROGATES = range(0xD800, 0xE000)
 
