@@ -13,8 +13,16 @@ from tests.supervisor.fleets import manifest
 
 def row(name: str, target: Path, home: str = "/h") -> Allocation:
     rule = ScopeRule(target=str(target), permission=Permission.WRITE)
-    about = {"pod_id": "0" * 16, "incarnation": 1, "token": "t", "supervisor": "s", "since_ms": 0}
-    return Allocation(home=home, pod=name, scope_allow=(rule,), **about)
+    return Allocation(
+        home=home,
+        pod=name,
+        pod_id="0" * 16,
+        incarnation=1,
+        token="t",
+        supervisor="s",
+        scope_allow=(rule,),
+        since_ms=0,
+    )
 
 
 def test_pod_of_another_fleet_takes_a_folder_of_path(tmp_path: Path) -> None:
