@@ -20,9 +20,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ from supervisor.core.fleet_record import (
     FleetStarted,
     Reported,
     SettingsFixed,
+    Spawned,
 )
 from supervisor.core.fleet_record import Told as ToldRecord
 from supervisor.core.operator_settings import without_answers
@@ -70,6 +72,7 @@ from supervisor.core.reports import Report
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
+from supervisor.journal import started_fleets
 from supervisor.keys import Keys, models_of
 from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
@@ -86,6 +89,9 @@ TASK_REQUEST = "task"
 TASK_DEADLINE_S = 30.0
 REPORT_DEADLINE_S = 30.0
 HEARD_S = 5.0
+
+
+MOST_FILES_OF_OTHERS = 512
 
 
 class Daemon:
@@ -147,7 +153,8 @@ class Daemon:
             note=self._note_done,
         )
         found = await on_disk(look_around, os.environ, paths.product_dirs)
-        self._runner = self._make_runner(taken, found)
+        others = await on_disk(_files_of_others, paths, boot)
+        self._runner = self._make_runner(taken, found, others)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
         identity = identity_of(os.getpid())
@@ -156,7 +163,8 @@ class Daemon:
             fleet=boot.fleet, workspace=boot.workspace, supervisor=identity, epoch=epoch
         )
         fixed = SettingsFixed(settings=boot.settings, pods=tuple(map(without_answers, boot.pods)))
-        await on_disk(taken.journal.append, started, fixed)
+        spawned = (Spawned(pod=without_answers(p.manifest)) for p in taken.pods if p.spawned)
+        await on_disk(taken.journal.append, started, fixed, *spawned)
         await zygote  # before anybody can ask for anything: what is asked can be done
         control = paths.control_socket(boot.fleet)
         self._router = self._transport.router(f"ipc://{control}", self._on_frames)
@@ -173,7 +181,7 @@ class Daemon:
         manifests = (pod.manifest for pod in taken.pods)
         return sorted({m.scheme for manifest in manifests for m in models_of(manifest)})
 
-    def _make_runner(self, taken: Taken, found: Found) -> PodRunner:
+    def _make_runner(self, taken: Taken, found: Found, others: Sequence[str]) -> PodRunner:
         return PodRunner(
             fleet=self._fleet,
             broker=self._broker,
@@ -189,6 +197,7 @@ class Daemon:
                 surroundings=FleetSurroundings(found),
                 own_code=self._boot.own_code,
                 start_files=self._boot.start_files,
+                others=others,
             ),
             transport=self._transport,
             background=self._background,
@@ -578,6 +587,13 @@ def _note(pod: str, event: ev.Event) -> None:
             say(f"{pod}: failed: {cause} {message}".rstrip())
         case _:
             pass
+
+
+def _files_of_others(paths: Paths, boot: Boot) -> list[str]:
+    """Return the files of the operator that other fleets of this home were started with."""
+    others = (one for one in started_fleets(paths.fleets) if one.fleet != boot.fleet)
+    found = dict.fromkeys(file.path for one in others for file in one.settings.files)
+    return [*islice(found, MOST_FILES_OF_OTHERS)]
 
 
 def _write_private(path: Path, text: str) -> None:

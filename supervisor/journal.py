@@ -26,11 +26,21 @@ from supervisor.core.fleet_record import KINDS, FleetRecord, Record, fold, snaps
 from supervisor.durable import write_all, write_atomically
 from supervisor.paths import make_private_dir
 
+JOURNAL = "journal.jsonl"
+MOST_FLEETS = 256
+"""Fleets of one home whose journals are looked at, the newest first."""
+
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
     """Return the records and an alert for each thing that was skipped; no file is no records."""
     records, alerts, _ = _parsed(path)
     return records, alerts
+
+
+def started_fleets(folder: Path) -> list[FleetRecord]:
+    """Return what the journals below a folder say of fleets that were started, newest first."""
+    newest = sorted(folder.glob(f"*/{JOURNAL}"), key=_age)[:MOST_FLEETS]
+    return [record for record in map(_folded, newest) if record.fixed is not None]
 
 
 def refuse_foreign(record: FleetRecord, workspace: str) -> None:
@@ -107,6 +117,20 @@ class Journal:
         """Take away what an earlier append, or an earlier process, left unfinished."""
         if os.fstat(self._fd).st_size != self._size:
             os.ftruncate(self._fd, self._size)
+
+
+def _folded(path: Path) -> FleetRecord:
+    try:
+        return fold(read(path)[0])
+    except OSError:
+        return FleetRecord()
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _parsed(path: Path) -> tuple[list[Record], list[str], int]:

@@ -24,6 +24,7 @@ from protocol.surroundings import Surroundings
 from supervisor import life_lock
 from supervisor.core.fleet_record import Intent
 from supervisor.core.rows import TOP_LEVEL, Allocation, Line
+from supervisor.core.widening import writers
 from supervisor.journal import Journal
 from supervisor.keys import Keys
 from supervisor.logs import open_log
@@ -101,7 +102,7 @@ class Prepared:
 
 
 class Starter:
-    """Prepares starts for one fleet."""
+    """Prepares starts for one fleet; `others` are the operator's files of other fleets."""
 
     def __init__(
         self,
@@ -114,11 +115,13 @@ class Starter:
         surroundings: FleetSurroundings | None = None,
         own_code: Sequence[str] = (),
         start_files: Sequence[str] = (),
+        others: Sequence[str] = (),
     ) -> None:
         self._keys = keys or Keys({})
         self._surroundings = surroundings
         self._own_code = tuple(own_code)
         self._start_files = tuple(start_files)
+        self._others = tuple(others)
         self._changers: Mapping[str, frozenset[str]] = {}
         self._paths = paths
         self._journal = journal
@@ -250,7 +253,10 @@ class Starter:
             data_dir=str(paths.data),
             product_dirs=paths.product_dirs,
             config_dir=str(paths.config),
-            protected=tuple(file.path for file in settings.files),
+            protected=(
+                *(file.path for file in settings.files),
+                *(path for path in self._others if writers([manifest], path)),
+            ),
             template=settings.template,
             catalog=settings.catalog,
             surroundings=self._around(manifest),

@@ -151,7 +151,8 @@ def _known_pods(boot: Boot, store: PodStore, record: FleetRecord) -> list[KnownP
             store.file_away(name)
             continue
         up = stored.desired == "up"
-        manifest = PodManifest.from_wire(stored.manifest)
+        bounds = {"max_notification_runs": boot.supervisor.max_notification_runs}
+        manifest = PodManifest.from_wire(stored.manifest).model_copy(update=bounds)
         pods.append(KnownPod(manifest, stored, up, stored.parent, spawned=True, was_up=up))
     return pods
 
