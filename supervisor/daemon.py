@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,12 @@ from supervisor.core.reports import Report
 from supervisor.desk import Desk
 from supervisor.fleet_events import FleetEvents
 from supervisor.identity import identity_of
-from supervisor.journal import started_fleets
 from supervisor.keys import Keys, models_of
 from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
 from supervisor.recovery import remove_runtime
 from supervisor.spawning import Spawner
-from supervisor.starting import Starter
+from supervisor.starting import Starter, files_of_others
 from supervisor.surroundings import FleetSurroundings
 from supervisor.takeover import Taken, add_pod, take_over
 from supervisor.version import VERSION
@@ -89,9 +87,6 @@ TASK_REQUEST = "task"
 TASK_DEADLINE_S = 30.0
 REPORT_DEADLINE_S = 30.0
 HEARD_S = 5.0
-
-
-MOST_FILES_OF_OTHERS = 512
 
 
 class Daemon:
@@ -153,7 +148,7 @@ class Daemon:
             note=self._note_done,
         )
         found = await on_disk(look_around, os.environ, paths.product_dirs)
-        others = await on_disk(_files_of_others, paths, boot)
+        others = await on_disk(files_of_others, paths, boot.fleet)
         self._runner = self._make_runner(taken, found, others)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
@@ -587,13 +582,6 @@ def _note(pod: str, event: ev.Event) -> None:
             say(f"{pod}: failed: {cause} {message}".rstrip())
         case _:
             pass
-
-
-def _files_of_others(paths: Paths, boot: Boot) -> list[str]:
-    """Return the files of the operator that other fleets of this home were started with."""
-    others = (one for one in started_fleets(paths.fleets) if one.fleet != boot.fleet)
-    found = dict.fromkeys(file.path for one in others for file in one.settings.files)
-    return [*islice(found, MOST_FILES_OF_OTHERS)]
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from protocol.birth import Access, Birth
 from protocol.errors import Internal, PodsupError
@@ -25,7 +26,7 @@ from supervisor import life_lock
 from supervisor.core.fleet_record import Intent
 from supervisor.core.rows import TOP_LEVEL, Allocation, Line
 from supervisor.core.widening import writers
-from supervisor.journal import Journal
+from supervisor.journal import Journal, started_fleets
 from supervisor.keys import Keys
 from supervisor.logs import open_log
 from supervisor.nodes import nodes_of
@@ -36,6 +37,7 @@ from supervisor.surroundings import FleetSurroundings
 
 SEVERAL = 4
 WRITERS = 8
+MOST_FILES_OF_OTHERS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,13 @@ class Prepared:
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
+
+
+def files_of_others(paths: Paths, fleet: str) -> list[str]:
+    """Return the files of the operator that other fleets of this home were started with."""
+    others = (one for one in started_fleets(paths.fleets) if one.fleet != fleet)
+    found = dict.fromkeys(file.path for one in others for file in one.settings.files)
+    return [*islice(found, MOST_FILES_OF_OTHERS)]
 
 
 class Starter:

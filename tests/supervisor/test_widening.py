@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,15 @@ from pydantic import BaseModel
 from protocol.manifest import Budget, Model, PodManifest, SupervisorTable
 from protocol.scope import Permission, Scope, ScopeRule, effective_permission
 from supervisor.core.descent import exceeds
-from supervisor.core.fleet_record import PlacesGiven, Record, SettingsFixed, fold, snapshot
+from supervisor.core.fleet_record import (
+    Deleted,
+    PlacesGiven,
+    Record,
+    SettingsFixed,
+    Spawned,
+    fold,
+    snapshot,
+)
 from supervisor.core.operator_settings import (
     NO_PLACE,
     PLACE,
@@ -32,6 +42,7 @@ from supervisor.core.widening import (
     widens,
     writers,
 )
+from supervisor.journal import JOURNAL, Journal, started_fleets
 
 
 def pod(name: str = "alice", **settings: Any) -> PodManifest:
@@ -376,7 +387,72 @@ def test_child_with_another_model_at_the_same_place_does_not_exceed() -> None:
         assert not [t for t in exceeds(parent, pod("kid", model=model)) if "model" in t]
 
 
+@pytest.mark.parametrize("keys", WHERE_MODELS_ARE)
+@pytest.mark.parametrize("key", ["api_key_env", "api_key_file", "base_url"])
+def test_key_of_one_table_never_goes_with_an_address_of_another(
+    keys: tuple[str, ...], key: str
+) -> None:
+    mine = {**REAL, "base_url": "http://mine/v1", "api_key_env": "MINE"}
+    other = {**REAL, key: ELSEWHERE[key]}
+    mixed = {**mine, **({"api_key_env": None} if key == "api_key_file" else {}), **other}
+
+    def at(model: dict[str, Any]) -> dict[str, Any]:
+        table: dict[str, Any] = model
+        for step in reversed(keys):
+            table = {step: table}
+        return {"model": REAL, **table} if len(keys) > 1 else table
+
+    parent = pod("boss", **at(mine))
+    offered = fixed(profiles={"p": profile(**at({key: ELSEWHERE[key]}))})
+    told = f"{'.'.join(keys)}: it is where neither"
+    for model, is_told in ((mixed, True), (other, False), (mine, False)):
+        said = exceeds(parent, pod("kid", **at(model)), places=offered.model_tables())
+        assert any(line.startswith(told) for line in said) is is_told, model
+
+
+def test_profile_with_a_key_has_the_address_of_the_defaults() -> None:
+    settings = fixed(
+        defaults=(profile(model={"base_url": "http://proxy"}),),
+        profiles={"p": profile(model={"api_key_env": "PAID"})},
+    )
+    child = pod("kid", model={**REAL, "base_url": "http://proxy", "api_key_env": "PAID"})
+    parent = pod("boss", model={**REAL, "base_url": "http://mine", "api_key_env": "MINE"})
+    assert not exceeds(parent, child, places=settings.model_tables())
+
+
+def test_child_with_a_model_to_name_is_at_the_usual_address_of_its_scheme() -> None:
+    parent = pod("boss", model=REAL, delegation_models=["openai_chat:gpt"])
+    usual = {"scheme": "openai_chat", "model_id": "gpt"}
+    assert not exceeds(parent, pod("kid", model=usual, delegation_models=[]))
+    for more in ({"base_url": "http://evil"}, {"api_key_env": "OTHER"}, {"scheme": "gemini"}):
+        assert exceeds(parent, pod("kid", model={**usual, **more}, delegation_models=[]))
+
+
 # -- the journal
+
+
+def test_pods_since_the_last_start_count_as_writers_until_the_next() -> None:
+    """Whoever was deleted meanwhile may have written something all the same."""
+    start = SettingsFixed(settings=fixed(), pods=(pod(),))
+    eve, narrower = pod("eve", **WRITES), pod("eve")
+    said: list[Record] = [start, Spawned(pod=eve), Deleted(pod="eve"), Spawned(pod=narrower)]
+    record = fold([*said, Spawned(pod=eve)])
+    assert record.writers == (pod(), narrower, eve)
+    again = fold(type(one).from_wire(one.to_wire()) for one in snapshot(record))
+    assert again.writers == record.writers
+    assert fold([start], record).writers == (pod(),)
+
+
+def test_fleets_of_a_home_are_read_newest_first_and_bounded(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "new", "never")):
+        journal = Journal(tmp_path / name / JOURNAL)
+        if name != "never":
+            journal.append(SettingsFixed(settings=fixed(), pods=(pod(name),)))
+        journal.close()
+        os.utime(tmp_path / name / JOURNAL, (number, number))
+    (tmp_path / "broken" / JOURNAL).mkdir(parents=True)
+    found = started_fleets(tmp_path)
+    assert [one.writers[0].name for one in found] == ["new", "old"]
 
 
 def test_settings_survive_the_next_supervisor() -> None:
