@@ -72,8 +72,9 @@ def _without_profile(table: dict[str, Any]) -> dict[str, Any]:
 def _named_whole(table: dict[str, Any]) -> str | None:
     """Return the model that a pod's spawn names with its scheme."""
     model = table.get("model")
-    has_scheme = isinstance(model, dict) and "scheme" in model
-    return f"{model['scheme']}:{model['model_id']}" if has_scheme else None
+    if not isinstance(model, dict) or "scheme" not in model:
+        return None
+    return f"{model['scheme']}:{model['model_id']}"
 
 
 def _require_model(parent: PodManifest, name: str) -> None:
