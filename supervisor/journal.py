@@ -16,6 +16,7 @@ full to rewrite the journal is an alert, too.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from supervisor.durable import write_all, write_atomically
 from supervisor.paths import make_private_dir
 
 JOURNAL = "journal.jsonl"
+_OF_STARTS = (b"fleet_started", b"settings_fixed", b"spawned")
 MOST_FLEETS = 256
 """Fleets of one home whose journals are looked at, the newest first."""
 
@@ -120,8 +122,9 @@ class Journal:
 
 
 def _folded(path: Path) -> FleetRecord:
+    """Return what a journal says of its last start, and no more: there may be many journals."""
     try:
-        return fold(read(path)[0])
+        return fold(_parsed(path, _OF_STARTS)[0])
     except OSError:
         return FleetRecord()
 
@@ -133,8 +136,8 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _parsed(path: Path) -> tuple[list[Record], list[str], int]:
-    """Return records, alerts, and the bytes that are whole lines."""
+def _parsed(path: Path, words: Sequence[bytes] = (b"",)) -> tuple[list[Record], list[str], int]:
+    """Return records, alerts, and the bytes that are whole lines; of lines that have a word."""
     try:
         *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -142,6 +145,8 @@ def _parsed(path: Path) -> tuple[list[Record], list[str], int]:
     records: list[Record] = []
     alerts = []
     for number, line in enumerate(lines, start=1):
+        if not any(word in line for word in words):
+            continue
         try:
             records.append(_record(line))
         except ValueError as error:
