@@ -47,13 +47,14 @@ from protocol.base import Wire
 from protocol.birth import Birth
 from protocol.cage import CageSupport, describe, is_below, refusal
 from protocol.catalog import UNKNOWN
-from protocol.control import ClaimSegment, Control, Hello, Progress, Resume, Welcome
+from protocol.control import ClaimSegment, Control, Hello, Progress, Resume, Spawn, Welcome
 from protocol.error_body import ErrorBody
 from protocol.errors import (
     ErrorCode,
     Internal,
     InvalidRequest,
     PodsupError,
+    Timeout,
 )
 from protocol.lanes import Lanes
 from protocol.scope import Permission, effective_permission
@@ -72,15 +73,32 @@ PostRunJob = Callable[[RunResult], Coroutine[Any, Any, None]]
 
 
 class PodKin:
-    """The line to the supervisor and other pods, as tools use it; `link` is there when they do."""
+    """The line to the supervisor and other pods, as tools use it.
 
-    def __init__(self, link: Callable[[], Link]) -> None:
+    `link` and `turn` are there when they do.
+    """
+
+    def __init__(self, link: Callable[[], Link], turn: Callable[[], Turn]) -> None:
         self._link = link
+        self._turn = turn
         self._news = asyncio.Event()
 
     async def ask(self, control: Control, *, timeout_s: float) -> Any:
-        """Ask the supervisor; returns the typed reply, raises PodsupError."""
-        return await self._link().ask(control, timeout_s=timeout_s)
+        """Ask the supervisor; returns the typed reply, raises PodsupError.
+
+        Spawns are counted, so that they cannot go on for ever without a person's input.
+        """
+        is_spawn = isinstance(control, Spawn)
+        if is_spawn and (refusal := self._turn().spawn(time.monotonic())) is not None:
+            raise refusal
+        try:
+            return await self._link().ask(control, timeout_s=timeout_s)
+        except Timeout:
+            raise  # it may come about yet
+        except PodsupError:
+            if is_spawn:
+                self._turn().spawn_refused()
+            raise
 
     async def send(self, pod: str, method: m.Method, *, timeout_s: float) -> Any:
         """Send a method to a pod; returns the typed reply, raises PodsupError."""
@@ -147,7 +165,7 @@ class Pod:
         pod_dir = Path(birth.data_dir) / "pods" / self._manifest.name
         self._inbox = Inbox(pod_dir / "inbox.jsonl", logged=self._record.state.delivered)
         self._record.inbox = self._inbox
-        self._kin = PodKin(lambda: self._link)
+        self._kin = PodKin(lambda: self._link, lambda: self._turn)
         self._tools: Toolset = build_toolset(
             birth,
             life_lock=life_lock,

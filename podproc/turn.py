@@ -169,6 +169,25 @@ class Turn:
             case LeaveWhenIdle():
                 return self._on_leave_when_idle()
 
+    def spawn(self, now: float) -> PodsupError | None:
+        """Count one more spawn of the pod; returns why there may be none now."""
+        wait = self.state.pace.spawn_wait(now)
+        if wait is None:
+            self._set(pace=self.state.pace.after_spawn(now))
+            return None
+        return Conflict(
+            f"no further pod may be spawned now: {wait.cause}; there is room in "
+            f"{wait.seconds:.0f} s",
+            next_step="give the next task to a child that is there, or wait; an operator may raise "
+            f"supervisor.max_notification_runs.{wait.key}",
+            key=f"max_notification_runs.{wait.key}",
+            most=wait.most,
+        )
+
+    def spawn_refused(self) -> None:
+        """Take back the last spawn: it did not come about."""
+        self._set(pace=self.state.pace.without_spawn())
+
     def _set(self, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]
 

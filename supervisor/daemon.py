@@ -20,7 +20,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,7 @@ from supervisor.core.fleet_record import (
     FleetStarted,
     Reported,
     SettingsFixed,
+    Spawned,
 )
 from supervisor.core.fleet_record import Told as ToldRecord
 from supervisor.core.operator_settings import without_answers
@@ -75,7 +76,7 @@ from supervisor.paths import Paths
 from supervisor.pod_runner import PodRunner
 from supervisor.recovery import remove_runtime
 from supervisor.spawning import Spawner
-from supervisor.starting import Starter
+from supervisor.starting import Starter, files_of_others
 from supervisor.surroundings import FleetSurroundings
 from supervisor.takeover import Taken, add_pod, take_over
 from supervisor.version import VERSION
@@ -147,7 +148,8 @@ class Daemon:
             note=self._note_done,
         )
         found = await on_disk(look_around, os.environ, paths.product_dirs)
-        self._runner = self._make_runner(taken, found)
+        others = await on_disk(files_of_others, paths, boot.fleet)
+        self._runner = self._make_runner(taken, found, others)
         zygote = self._background.spawn(self._runner.processes.start_zygote())
         await on_disk(_write_private, self._token_path, self._token)
         identity = identity_of(os.getpid())
@@ -156,7 +158,8 @@ class Daemon:
             fleet=boot.fleet, workspace=boot.workspace, supervisor=identity, epoch=epoch
         )
         fixed = SettingsFixed(settings=boot.settings, pods=tuple(map(without_answers, boot.pods)))
-        await on_disk(taken.journal.append, started, fixed)
+        spawned = (Spawned(pod=without_answers(p.manifest)) for p in taken.pods if p.spawned)
+        await on_disk(taken.journal.append, started, fixed, *spawned)
         await zygote  # before anybody can ask for anything: what is asked can be done
         control = paths.control_socket(boot.fleet)
         self._router = self._transport.router(f"ipc://{control}", self._on_frames)
@@ -173,7 +176,7 @@ class Daemon:
         manifests = (pod.manifest for pod in taken.pods)
         return sorted({m.scheme for manifest in manifests for m in models_of(manifest)})
 
-    def _make_runner(self, taken: Taken, found: Found) -> PodRunner:
+    def _make_runner(self, taken: Taken, found: Found, others: Sequence[str]) -> PodRunner:
         return PodRunner(
             fleet=self._fleet,
             broker=self._broker,
@@ -189,6 +192,7 @@ class Daemon:
                 surroundings=FleetSurroundings(found),
                 own_code=self._boot.own_code,
                 start_files=self._boot.start_files,
+                others=others,
             ),
             transport=self._transport,
             background=self._background,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from protocol.manifest import PodManifest, Scheme, unavailable
 from protocol.session.store import SessionStore
 from supervisor.boot import Boot
 from supervisor.core.descent import exceeds, models_to_name
-from supervisor.core.fleet_record import PlacesGiven
-from supervisor.core.operator_settings import PlacedTable, places_of
-from supervisor.journal import Journal
+from supervisor.core.fleet_record import PlacesGiven, Spawned
+from supervisor.core.operator_settings import PlacedTable, places_of, without_answers
+from supervisor.journal import Journal, started_fleets
 from supervisor.logs import log_files, tail
 from supervisor.paths import Paths, checked_name
 from supervisor.pod_store import PodStore, refuse_foreign
@@ -64,12 +65,24 @@ def _with_scheme(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _require_model(parent: PodManifest, child: PodManifest) -> None:
+def _without_profile(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "profile"}
+
+
+def _named_whole(table: dict[str, Any]) -> str | None:
+    """Return the model that a pod's spawn names with its scheme."""
+    model = table.get("model")
+    if not isinstance(model, dict) or "scheme" not in model:
+        return None
+    return f"{model['scheme']}:{model['model_id']}"
+
+
+def _require_model(parent: PodManifest, name: str) -> None:
     """Raise Forbidden where a pod has named a model for its child that it may not name."""
     may = models_to_name(parent)
-    if child.model.name not in may:
+    if name not in may:
         raise Forbidden(
-            f"pod {parent.name} may not name the model {child.model.name} for a child; "
+            f"pod {parent.name} may not name the model {name} for a child; "
             f"it may name: {', '.join(may) or 'none'}",
             next_step="name one of these, or have an operator add it to delegation_models",
             models=list(may),
@@ -125,26 +138,30 @@ class Desk:
         """The pod that a spawn asks for, over its parent's settings or the fleet's defaults.
 
         A pod names a profile that was offered when the fleet was started; an operator names a file,
-        which is read now. No other file is. Raises FleetFileInvalid, InvalidRequest, NotSubset or
-        Conflict.
+        which is read now unless it is such a profile. No other file is. Raises FleetFileInvalid,
+        InvalidRequest, Forbidden, NotSubset or Conflict.
         """
         from supervisor.fleet_file import resolve_child, resolve_pod  # only a spawn pays for it
 
         if (key := _null_in(spawn.table)) is not None:
             raise InvalidRequest(f"{key}: null is no value; leave the key out")
-        table, profile = self._as_pods_may(spawn.table) if by_pod else (spawn.table, None)
         record = self._journal.record
+        table, profile = (self._as_pods_may if by_pod else self._as_operators_may)(spawn.table)
+        others = () if by_pod else self._writers()
         if parent is not None:
+            if by_pod and (named := _named_whole(table)) is not None:
+                _require_model(parent, named)  # before anybody asks where it is
             manifest = resolve_child(
                 table,
                 parent,
                 supervisor=self._boot.supervisor,
+                settings=record.settings,
                 profile=profile,
                 places=record.places if by_pod else None,
-                others=self._boot.pods,
+                others=others,
             )
             if by_pod and "model" in table:
-                _require_model(parent, manifest)
+                _require_model(parent, manifest.model.name)
         else:
             manifest = resolve_pod(
                 table,
@@ -152,7 +169,8 @@ class Desk:
                 workspace=self._boot.workspace,
                 supervisor=self._boot.supervisor,
                 settings=record.settings,
-                others=self._boot.pods,
+                profile=profile,
+                others=others,
             )
         if missing := unavailable(manifest):
             raise InvalidRequest("; ".join(missing))
@@ -161,6 +179,8 @@ class Desk:
             refuse_foreign(stored, fleet=self._boot.fleet, workspace=self._boot.workspace)
         if parent is not None and exceeds(parent, manifest, places=record.places):
             self._journal.append(PlacesGiven(places=places_of(manifest)))  # for its restores
+        if not by_pod:
+            self._journal.append(Spawned(pod=without_answers(manifest)))
         name = parent.name if parent else None
         return KnownPod(manifest, stored, parent=name, spawned=True)
 
@@ -181,7 +201,14 @@ class Desk:
             return table, None
         if not isinstance(name, str):
             raise InvalidRequest("profile: should be the name of a profile")
-        offered = self._journal.record.settings.profiles
+        settings = self._journal.record.settings
+        offered = settings.profiles
+        if name in settings.unusable:
+            raise InvalidRequest(
+                f"profile {name!r} is not usable",
+                next_step="an operator sees why: podsup check; then starts the fleet again",
+                profiles=sorted(offered),
+            )
         if name not in offered:
             folder = Path(self._boot.file).parent / "profiles"
             raise InvalidRequest(
@@ -189,8 +216,19 @@ class Desk:
                 next_step=f"an operator puts one into {folder}, and starts the fleet again",
                 profiles=sorted(offered),
             )
-        rest = {key: value for key, value in table.items() if key != "profile"}
-        return rest, offered[name]
+        return _without_profile(table), offered[name]
+
+    def _as_operators_may(self, table: dict[str, Any]) -> tuple[dict[str, Any], PlacedTable | None]:
+        """Return the table of an operator's spawn; a profile that was offered is not read again."""
+        named = table.get("profile")
+        path = os.path.realpath(named) if isinstance(named, str) else None
+        offered = self._journal.record.settings.profiles.values()
+        profile = next((one for one in offered if one.file == path), None)
+        return (table, None) if profile is None else (_without_profile(table), profile)
+
+    def _writers(self) -> list[PodManifest]:
+        """Return the pods of all fleets of this home that may write, or may have written."""
+        return [pod for one in started_fleets(self._paths.fleets) for pod in one.writers]
 
     def require_restorable(self, name: str) -> None:
         """Raise what keeps a pod that is at rest from being restored, each case by itself."""

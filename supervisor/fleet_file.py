@@ -40,10 +40,19 @@ from protocol.manifest import (
     unavailable,
     unavailable_in_supervisor,
 )
+from protocol.names import is_pod_name
 from protocol.operator_file import MOST
 from protocol.scope import effective_permission
 from supervisor.core.descent import exceeds, inherited, narrowed
-from supervisor.core.operator_settings import OperatorSettings, PlacedTable, places_of
+from supervisor.core.operator_settings import (
+    REACH,
+    WHERE_MODELS_ARE,
+    OperatorSettings,
+    PlacedTable,
+    names_reach,
+    places_of,
+    table_at,
+)
 from supervisor.fleet_checks import beyond_root, check_fleet, check_pod, missing_keys
 from supervisor.fleet_layers import Data, Files, Layer, ResolvedPod, merged
 from supervisor.init_template import INIT_TEMPLATE
@@ -71,6 +80,7 @@ PROFILES = "profiles"
 MOST_PROFILES = 256
 TEMPLATE = "system.md.j2"
 MOST_TEMPLATE = 256 * 1024
+_NOTHING_SAID = OperatorSettings()
 
 _MAKE = "podsup init, which writes a podsup.toml; or go to the folder that has one, or name it"
 
@@ -124,8 +134,9 @@ def load_fleet(
     )
     pods = [resolve(source, number) for number in _pod_numbers(source)]
     check_fleet(check, [pod for pod in pods if pod.own.has("name")])
-    settings = _fixed(resolve, config_dir, beside=file.parent)
-    _check_links(files, [pod.manifest for pod in pods])
+    manifests = [pod.manifest for pod in pods]
+    settings, odd = _fixed(resolve, config_dir, beside=file.parent, pods=manifests)
+    _check_links(files, manifests)
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
     return Fleet(
@@ -135,7 +146,7 @@ def load_fleet(
         supervisor=resolve.supervisor,
         pods=tuple(pod.manifest for pod in pods),
         settings=settings,
-        warnings=(*missing_keys(pods, environ), *beyond_root(pods)),
+        warnings=(*missing_keys(pods, environ), *beyond_root(pods), *odd),
         unavailable=(
             *unavailable_in_supervisor(resolve.supervisor),
             *(f"pod '{p.manifest.name}': {what}" for p in pods for what in unavailable(p.manifest)),
@@ -150,12 +161,14 @@ def resolve_pod(
     workspace: str,
     supervisor: SupervisorTable,
     settings: OperatorSettings,
+    profile: PlacedTable | None = None,
     others: Sequence[PodManifest] = (),
 ) -> PodManifest:
     """Resolve one `[[pod]]` table that stands in no file, over the defaults of the fleet's start.
 
-    A profile that it names is a file, which is read now; `others` are pods that may have put a link
-    there. Raises FleetFileInvalid with all mistakes of the table and of the profile.
+    `profile` is one that was offered at the start. One that the table names is a file, which is
+    read now; `others` are pods that may have written there. Raises FleetFileInvalid with all
+    mistakes of the table and of the profile, and Forbidden for a file that is not to be read.
     """
     check = Checker()
     files = Files(check)
@@ -166,11 +179,13 @@ def resolve_pod(
         workspace=workspace,
         supervisor=supervisor,
         defaults=tuple(map(_layer, settings.defaults)),
+        profile=None if profile is None else _layer(profile),
     )
     pod = resolve(Source(Path(workspace, "spawn"), {"pod": [table]}), 0)
     _check_links(files, [*others, pod.manifest])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
+    files.require_out_of_reach(others)
     return pod.manifest
 
 
@@ -179,6 +194,7 @@ def resolve_child(
     parent: PodManifest,
     *,
     supervisor: SupervisorTable,
+    settings: OperatorSettings = _NOTHING_SAID,
     profile: PlacedTable | None = None,
     places: Sequence[Mapping[str, Any]] | None = (),
     others: Sequence[PodManifest] = (),
@@ -198,13 +214,14 @@ def resolve_child(
         fleet=parent.fleet,
         workspace=parent.workspace,
         supervisor=supervisor,
-        defaults=(),
+        defaults=tuple(map(_layer, settings.defaults)),
         profile=None if profile is None else _layer(profile),
     )
     pod = resolve.child(Source(Path(parent.workspace, "spawn"), {"pod": [table]}), parent)
     files.check_links([*others, parent, pod.manifest])
     if check.mistakes:
         raise FleetFileInvalid(check.mistakes)
+    files.require_out_of_reach([*others, parent])
     if places is None:
         places = places_of(pod.manifest)
     if beyond := exceeds(parent, pod.manifest, places=places):
@@ -272,6 +289,8 @@ class _Resolver:
         schemes = [one.data["model"]["scheme"] for one in layers if one.has("model", "scheme")]
         if schemes and schemes[-1] != parent.model.scheme:
             settings["model"] = {}  # where the parent's model is says nothing of another scheme's
+        for layer in layers[:-1]:
+            self._reach_anew(settings, layer)
         for layer in layers:
             if layer.has("workspace"):
                 told = f"a child has its parent's workspace, {parent.workspace}"
@@ -292,17 +311,45 @@ class _Resolver:
             self.check.add(*pod.origin("cwd"), told)
         return pod
 
+    def _reach_anew(self, settings: Data, profile: Layer) -> None:
+        """Take out where the parent's models are reached, as far as a profile says anything of it.
+
+        Its key is meant for its own address, or for that of `[defaults]`; never for the parent's.
+        """
+        for keys in WHERE_MODELS_ARE:
+            table, said = table_at(settings, keys), table_at(profile.data, keys)
+            if table is None or said is None or not names_reach(said):
+                continue
+            scheme = said.get("scheme", table.get("scheme"))
+            for key in REACH:
+                table.pop(key, None)
+            for under in (table_at(layer.data, keys) or {} for layer in self.defaults):
+                if under.get("scheme", scheme) == scheme:
+                    table.update({key: under[key] for key in REACH if key in under})
+
     def offered(self, file: Path) -> PlacedTable | None:
         """Return what a profile says, wherever it is used: with its paths absolute."""
         source = self.files.read(file, "profile")
         return None if source is None else self.placed(self._read_profile(source))
+
+    def look_at_profile(self, file: Path, pods: Sequence[PodManifest]) -> PlacedTable | str:
+        """Return what a profile says that nobody has to have, else what is wrong with it.
+
+        Where a pod of the file names it, what is wrong is a mistake of the file already.
+        """
+        before = self.files.named
+        with self.check.aside() as wrong:
+            found = self.offered(file)
+        if planted := self.files.forget_planted(self.files.named - before, pods):
+            return f"a link leads to {planted[0]}, in a folder that a pod may write"
+        return str(wrong[0]) if found is None or wrong else found
 
     def placed(self, layer: Layer) -> PlacedTable:
         """Return a layer as it is kept: with its paths absolute."""
         workspace = self._workspace((layer,))
         table = self.files.in_place(layer, workspace)
         kept = {"workspace": workspace} if layer.has("workspace") else {}
-        return PlacedTable(file=str(layer.source.path), table={**table, **kept})
+        return PlacedTable(file=os.path.realpath(layer.source.path), table={**table, **kept})
 
     def _profile(self, own: Layer) -> Iterator[Layer]:
         if self.profile is not None:
@@ -334,30 +381,51 @@ def _pod_numbers(source: Source) -> list[int]:
     return [number for number, table in enumerate(tables) if isinstance(table, dict)]
 
 
-def _fixed(resolve: _Resolver, config_dir: Path | None, *, beside: Path) -> OperatorSettings:
-    """Return what the files of the operator say besides the pods of the fleet file."""
+def _fixed(
+    resolve: _Resolver, config_dir: Path | None, *, beside: Path, pods: Sequence[PodManifest]
+) -> tuple[OperatorSettings, list[str]]:
+    """Return what the files of the operator say besides the pods of the fleet file.
+
+    And a warning for each profile that cannot be offered: who may write in its folder could keep
+    the fleet down otherwise.
+    """
     folders = [beside / PROFILES, *([config_dir / PROFILES] if config_dir else [])]
-    offered = {
-        file.stem: file for folder in folders for file in _profiles_in(folder, resolve.check)
-    }
-    profiles = {name: resolve.offered(file) for name, file in offered.items()}
+    found, odd = _profiles_in(folders)
+    profiles: dict[str, PlacedTable] = {}
+    for name, file in found.items():
+        told = resolve.look_at_profile(file, pods)
+        if isinstance(told, PlacedTable):
+            profiles[name] = told
+        else:
+            odd.append(f"profile '{name}' is not offered: {told}")
     template, catalog = _of_the_user(resolve, config_dir)
-    return OperatorSettings(
+    settings = OperatorSettings(
         defaults=tuple(map(resolve.placed, resolve.defaults)),
-        profiles={name: found for name, found in profiles.items() if found is not None},
+        profiles=profiles,
+        unusable=tuple(sorted(found.keys() - profiles.keys())),
         template=template,
         catalog=catalog,
         files=resolve.files.taken_part(),
+        supervisor=resolve.supervisor,
         bare=_bare(resolve),
     )
+    return settings, odd
 
 
-def _profiles_in(folder: Path, check: Checker) -> list[Path]:
-    found = sorted(islice(folder.glob("*.toml"), MOST_PROFILES + 1))
-    if len(found) > MOST_PROFILES:
-        told = f"has more than {MOST_PROFILES} profiles; move away what no pod is to be offered"
-        check.add_mistake(Mistake(folder, None, "", told))
-    return found[:MOST_PROFILES]
+def _profiles_in(folders: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Return the files that may be profiles by their names, and a warning of what is left out."""
+    found: dict[str, Path] = {}
+    odd: list[str] = []
+    for folder in folders:
+        files = sorted(islice(folder.glob("*.toml"), MOST_PROFILES + 1))
+        if len(files) > MOST_PROFILES:
+            odd.append(f"{folder} has more than {MOST_PROFILES} profiles; no more are offered")
+        for file in files[:MOST_PROFILES]:
+            if is_pod_name(file.stem):
+                found[file.stem] = file
+            elif not file.name.startswith("."):
+                odd.append(f"{file} is not offered: a profile's name is like a pod's")
+    return found, odd
 
 
 def _of_the_user(

@@ -11,13 +11,13 @@ lead where the pod wants.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from protocol.errors import InvalidScope
+from protocol.errors import Forbidden, InvalidScope
 from protocol.manifest import PodManifest, Script
 from protocol.operator_file import planted_link, read_operator_file
 from protocol.scope import Resolved, canonical, is_beneath, links_on, resolved
@@ -102,7 +102,7 @@ class Files:
 
     def __init__(self, check: Checker) -> None:
         self._check = check
-        self._sources: dict[Path, Source | None] = {}
+        self._sources: dict[Path, Source | Mistake] = {}
         self._named: dict[Path, str] = {}
         self._led: list[tuple[Source, Loc, str]] = []
 
@@ -110,14 +110,12 @@ class Files:
         """Return what a file says; `kind` is what people call it."""
         if file not in self._sources:
             self._named.setdefault(file, kind)
-            self._sources[file] = None
-            try:
-                self._sources[file] = read_source(file)
-            except SyntaxMistake as error:
-                self._check.add_mistake(Mistake(file, error.line, "", error.message))
-            except OSError as error:
-                self._check.add_mistake(Mistake(file, None, "", error.strerror or str(error)))
-        return self._sources[file]
+            self._sources[file] = _source_of(file)
+        found = self._sources[file]
+        if isinstance(found, Mistake):
+            self._check.add_mistake(found)  # each time: whoever asks may look at it aside
+            return None
+        return found
 
     def text(self, file: Path, kind: str, *, most: int) -> str | None:
         """Return the text of a file that is no table; None where there is none."""
@@ -146,12 +144,12 @@ class Files:
 
     def _digest(self, file: Path) -> str:
         source = self._sources.get(file)
-        return "" if source is None else source.sha256
+        return source.sha256 if isinstance(source, Source) else ""
 
     def check_links(self, pods: Sequence[PodManifest]) -> None:
         """Record each file that a link leads to which one of the pods may replace."""
         for file in self._named:
-            link = planted_link(file, lambda path: bool(writers(pods, path)))
+            link = self._planted(file, pods)
             if link is not None:
                 told = f"{_replaceable(link, pods)}; put the file itself there, {_ELSEWHERE}"
                 self._check.add_mistake(Mistake(file, None, "", told))
@@ -165,6 +163,35 @@ class Files:
             if writers(pods, link):
                 told = f"{_replaceable(link, pods)}; name the folder itself, {_ELSEWHERE}"
                 self._check.add(source, at, told)
+
+    @property
+    def named(self) -> frozenset[Path]:
+        """The files that take part until now."""
+        return frozenset(self._named)
+
+    def forget_planted(self, files: Iterable[Path], pods: Sequence[PodManifest]) -> list[Path]:
+        """Have files take no part that a link leads to which one of the pods may replace."""
+        planted = [file for file in files if self._planted(file, pods) is not None]
+        for file in planted:
+            del self._named[file]
+        return planted
+
+    @staticmethod
+    def _planted(file: Path, pods: Sequence[PodManifest]) -> str | None:
+        return planted_link(file, lambda path: bool(writers(pods, path)))
+
+    def require_out_of_reach(self, pods: Sequence[PodManifest]) -> None:
+        """Raise Forbidden for a file that is read now, and that one of the pods may write."""
+        for file in self._named:
+            path = os.path.realpath(file)
+            if those := writers(pods, path):
+                raise Forbidden(
+                    f"{path} lies where {', '.join(pod.name for pod in those)} may write, and was "
+                    "not fixed when the fleet was started",
+                    next_step="look at it, then copy it to the profiles folder of the user's "
+                    "config, or to where no pod may write",
+                    path=path,
+                )
 
     def folder(self, source: Source, at: Loc, written: str, *, base: str) -> str:
         """Return the canonical path of a folder; the base after a mistake."""
@@ -292,6 +319,15 @@ _ELSEWHERE = "or the link where no pod may write"
 def _replaceable(link: str, pods: Sequence[PodManifest]) -> str:
     names = ", ".join(pod.name for pod in writers(pods, link))
     return f"{link} is a link in a folder that {names} may write, so it can lead anywhere"
+
+
+def _source_of(file: Path) -> Source | Mistake:
+    try:
+        return read_source(file)
+    except SyntaxMistake as error:
+        return Mistake(file, error.line, "", error.message)
+    except OSError as error:
+        return Mistake(file, None, "", error.strerror or str(error))
 
 
 _WHERE = frozenset({"workspace", "profile"})  # say where the rest is, and are used up by then

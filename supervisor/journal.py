@@ -16,6 +16,7 @@ full to rewrite the journal is an alert, too.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,11 +27,22 @@ from supervisor.core.fleet_record import KINDS, FleetRecord, Record, fold, snaps
 from supervisor.durable import write_all, write_atomically
 from supervisor.paths import make_private_dir
 
+JOURNAL = "journal.jsonl"
+_OF_STARTS = (b"fleet_started", b"settings_fixed", b"spawned")
+MOST_FLEETS = 256
+"""Fleets of one home whose journals are looked at, the newest first."""
+
 
 def read(path: Path) -> tuple[list[Record], list[str]]:
     """Return the records and an alert for each thing that was skipped; no file is no records."""
     records, alerts, _ = _parsed(path)
     return records, alerts
+
+
+def started_fleets(folder: Path) -> list[FleetRecord]:
+    """Return what the journals below a folder say of fleets that were started, newest first."""
+    newest = sorted(folder.glob(f"*/{JOURNAL}"), key=_age)[:MOST_FLEETS]
+    return [record for record in map(_folded, newest) if record.fixed is not None]
 
 
 def refuse_foreign(record: FleetRecord, workspace: str) -> None:
@@ -109,8 +121,23 @@ class Journal:
             os.ftruncate(self._fd, self._size)
 
 
-def _parsed(path: Path) -> tuple[list[Record], list[str], int]:
-    """Return records, alerts, and the bytes that are whole lines."""
+def _folded(path: Path) -> FleetRecord:
+    """Return what a journal says of its last start, and no more: there may be many journals."""
+    try:
+        return fold(_parsed(path, _OF_STARTS)[0])
+    except OSError:
+        return FleetRecord()
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _parsed(path: Path, words: Sequence[bytes] = (b"",)) -> tuple[list[Record], list[str], int]:
+    """Return records, alerts, and the bytes that are whole lines; of lines that have a word."""
     try:
         *lines, rest = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -118,6 +145,8 @@ def _parsed(path: Path) -> tuple[list[Record], list[str], int]:
     records: list[Record] = []
     alerts = []
     for number, line in enumerate(lines, start=1):
+        if not any(word in line for word in words):
+            continue
         try:
             records.append(_record(line))
         except ValueError as error:

@@ -12,6 +12,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -72,6 +73,17 @@ class Checker:
     def add_mistake(self, mistake: Mistake) -> None:
         """Record a mistake, unless it is there already."""
         self._found.setdefault(mistake)
+
+    @contextmanager
+    def aside(self) -> Iterator[list[Mistake]]:
+        """Have what is found meanwhile be no mistake of this load; gives it to the caller."""
+        known, found = self._found, list[Mistake]()
+        self._found = {}
+        try:
+            yield found
+        finally:
+            found += self.mistakes
+            self._found = known
 
     @property
     def mistakes(self) -> list[Mistake]:

@@ -115,7 +115,12 @@ class Paths:
 
     def journal(self, fleet: str) -> Path:
         """Return the fleet's journal; raises InvalidRequest for what is no name."""
-        return self.data / "fleets" / checked_name(fleet) / "journal.jsonl"
+        return self.fleets / checked_name(fleet) / "journal.jsonl"
+
+    @property
+    def fleets(self) -> Path:
+        """Return the folder with the journals of all fleets."""
+        return self.data / "fleets"
 
     def log(self, pod: str, incarnation: int) -> Path:
         """Return the output file of one incarnation; raises InvalidRequest for what is no name."""

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
 from protocol.birth import Access, Birth
 from protocol.errors import Internal, PodsupError
@@ -25,7 +26,8 @@ from protocol.surroundings import Surroundings
 from supervisor import life_lock
 from supervisor.core.fleet_record import Intent
 from supervisor.core.rows import TOP_LEVEL, Allocation, Line
-from supervisor.journal import Journal
+from supervisor.core.widening import writers
+from supervisor.journal import Journal, started_fleets
 from supervisor.keys import Keys
 from supervisor.logs import open_log
 from supervisor.nodes import nodes_of
@@ -36,6 +38,7 @@ from supervisor.surroundings import FleetSurroundings
 
 SEVERAL = 4
 WRITERS = 8
+MOST_FILES_OF_OTHERS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,15 @@ class Prepared:
             self.lock_fd = -1
 
 
+def files_of_others(paths: Paths, fleet: str) -> list[str]:
+    """Return the files of the operator that other fleets of this home were started with."""
+    others = (one for one in started_fleets(paths.fleets) if one.fleet != fleet)
+    found = dict.fromkeys(file.path for one in others for file in one.settings.files)
+    return [*islice(found, MOST_FILES_OF_OTHERS)]
+
+
 class Starter:
-    """Prepares starts for one fleet."""
+    """Prepares starts for one fleet; `others` are the operator's files of other fleets."""
 
     def __init__(
         self,
@@ -115,11 +125,13 @@ class Starter:
         surroundings: FleetSurroundings | None = None,
         own_code: Sequence[str] = (),
         start_files: Sequence[str] = (),
+        others: Sequence[str] = (),
     ) -> None:
         self._keys = keys or Keys({})
         self._surroundings = surroundings
         self._own_code = tuple(own_code)
         self._start_files = tuple(start_files)
+        self._others_files = tuple(others)
         self._changers: Mapping[str, frozenset[str]] = {}
         self._rows: Sequence[Allocation] = ()
         self._paths = paths
@@ -259,7 +271,10 @@ class Starter:
             data_dir=str(paths.data),
             product_dirs=paths.product_dirs,
             config_dir=str(paths.config),
-            protected=tuple(file.path for file in settings.files),
+            protected=(
+                *(file.path for file in settings.files),
+                *(path for path in self._others_files if writers([manifest], path)),
+            ),
             template=settings.template,
             catalog=settings.catalog,
             surroundings=self._around(manifest),

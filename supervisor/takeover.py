@@ -69,7 +69,7 @@ def take_over(boot: Boot, paths: Paths) -> Taken:
     if not boot.fresh:
         refuse_foreign(journal.record, boot.workspace)
     store = PodStore(paths.data)
-    pods = tuple(_known_pods(boot, store, journal.record))
+    pods = tuple(known_pods(boot, store, journal.record))
     table = ScopeTable(paths.scope_dir, str(paths.home), f"{boot.fleet}:{os.getpid()}")
     make_private_dir(paths.runtime)
     make_private_dir(paths.fleet_runtime(boot.fleet))
@@ -130,7 +130,7 @@ def _take_instance_lock(boot: Boot, paths: Paths) -> int:
     return fd
 
 
-def _known_pods(boot: Boot, store: PodStore, record: FleetRecord) -> list[KnownPod]:
+def known_pods(boot: Boot, store: PodStore, record: FleetRecord) -> list[KnownPod]:
     """The file's pods, and those that were spawned into this fleet.
 
     Raises Conflict for a stranger's.
@@ -151,7 +151,8 @@ def _known_pods(boot: Boot, store: PodStore, record: FleetRecord) -> list[KnownP
             store.file_away(name)
             continue
         up = stored.desired == "up"
-        manifest = PodManifest.from_wire(stored.manifest)
+        bounds = {"max_notification_runs": boot.supervisor.max_notification_runs}
+        manifest = PodManifest.from_wire(stored.manifest).model_copy(update=bounds)
         pods.append(KnownPod(manifest, stored, up, stored.parent, spawned=True, was_up=up))
     return pods
 

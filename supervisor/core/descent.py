@@ -42,6 +42,7 @@ from protocol.manifest import (
     Sandbox,
     SandboxLevel,
     SandboxMode,
+    Scheme,
 )
 from protocol.scope import Permission, Scope, ScopeRule, contains, covers, shares, takes
 from supervisor.core.operator_settings import laid_over, models_with_keys, place_of
@@ -189,7 +190,9 @@ def _beyond_places(
     others = [(key, model) for key, model in models_with_keys(child) if model not in mine]
     if not others:
         return
-    had = [place_of(model) for model in (Model(), *mine)]
+    named = {Scheme(name.partition(":")[0]) for name in models_to_name(parent)}
+    bare = [Model(), *(Model(scheme=scheme) for scheme in named)]
+    had = [place_of(model) for model in (*bare, *mine)]
     allowed = [*had, *(laid_over(place, table) for table in places for place in had)]
     for key, model in others:
         if place_of(model) not in allowed:

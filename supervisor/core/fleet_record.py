@@ -57,6 +57,13 @@ class PlacesGiven(Wire):
     places: tuple[dict[str, Any], ...]
 
 
+class Spawned(Wire):
+    """A pod that belongs to the fleet without standing in its file: it may write, too."""
+
+    kind: Literal["spawned"] = "spawned"
+    pod: PodManifest
+
+
 class Intent(Wire):
     """An incarnation is about to be forked; `life_lock` is the path of its lock, taken already."""
 
@@ -143,6 +150,7 @@ Record: TypeAlias = (
     FleetStarted
     | SettingsFixed
     | PlacesGiven
+    | Spawned
     | Intent
     | Forked
     | Exited
@@ -158,6 +166,7 @@ KINDS: Mapping[str, type[Record]] = {
     "fleet_started": FleetStarted,
     "settings_fixed": SettingsFixed,
     "places_given": PlacesGiven,
+    "spawned": Spawned,
     "intent": Intent,
     "forked": Forked,
     "exited": Exited,
@@ -195,7 +204,10 @@ class PodRecord:
 
 @dataclass(frozen=True, slots=True)
 class FleetRecord:
-    """What a journal says; `supervisor` and `fixed` are None before the first start."""
+    """What a journal says; `supervisor` and `fixed` are None before the first start.
+
+    `spawned` are the pods since the last start that do not stand in the file, deleted ones, too.
+    """
 
     fleet: str = ""
     workspace: str = ""
@@ -203,6 +215,7 @@ class FleetRecord:
     supervisor: Identity | None = None
     fixed: SettingsFixed | None = None
     given: tuple[dict[str, Any], ...] = ()
+    spawned: tuple[PodManifest, ...] = ()
     is_down: bool = False
     pods: Mapping[str, PodRecord] = field(default_factory=dict)
     controls: Mapping[str, ControlDone] = field(default_factory=dict)
@@ -212,6 +225,14 @@ class FleetRecord:
     def settings(self) -> OperatorSettings:
         """What the operator's files said at the last start."""
         return OperatorSettings() if self.fixed is None else self.fixed.settings
+
+    @property
+    def writers(self) -> tuple[PodManifest, ...]:
+        """Every pod that may have written something since the last start.
+
+        A child that a pod spawned is not among them: it may write what its parent may lend.
+        """
+        return (*(() if self.fixed is None else self.fixed.pods), *self.spawned)
 
     @property
     def places(self) -> tuple[dict[str, Any], ...]:
@@ -240,6 +261,7 @@ def snapshot(fleet: FleetRecord) -> list[Record]:
         records.append(fleet.fixed)
     if fleet.given:
         records.append(PlacesGiven(places=fleet.given))
+    records += (Spawned(pod=pod) for pod in fleet.spawned)
     for pod in fleet.pods.values():
         records.append(Desired(pod=pod.name, desired=pod.desired))
         if pod.intent is not None:
@@ -267,10 +289,13 @@ def _after(fleet: FleetRecord, record: Record) -> FleetRecord:
                 is_down=False,
             )
         case SettingsFixed():
-            return replace(fleet, fixed=record)
+            return replace(fleet, fixed=record, spawned=())
         case PlacesGiven():
             new = tuple(place for place in record.places if place not in fleet.given)
             return replace(fleet, given=(*fleet.given, *new))
+        case Spawned():
+            others = (pod for pod in fleet.spawned if pod != record.pod)
+            return replace(fleet, spawned=(*others, record.pod))
         case Intent():
             pod = fleet.pods.get(record.pod, PodRecord(record.pod))
             return _with(fleet, replace(pod, intent=record, identity=None))

@@ -295,3 +295,46 @@ def test_log_tells_when_unasked_runs_began(
     entries: list[en.Invoke], unasked: tuple[int, ...]
 ) -> None:
     assert fold(entries).unasked == unasked
+
+
+def test_spawns_and_runs_together_fill_the_minute_and_the_hour_for_spawns_alone() -> None:
+    bounds = RunBounds(per_minute=4, per_hour=6)
+    pace = Pace(bounds).after(0.0)
+    for at in (1.0, 1.0, 1.0):
+        assert pace.spawn_wait(at) is None
+        pace = pace.after_spawn(at)
+    wait = pace.spawn_wait(2.0)
+    assert wait is not None
+    assert (wait.key, wait.bound, wait.seconds) == ("per_minute", 4, 58.0)
+    assert "4 runs and spawns began in the last minute" in wait.cause
+    assert pace.wait(2.0) is None, "its children keep no run of it back"
+    assert pace.counts(2.0) == (1, 1)
+    pace = pace.after_spawn(100.0).after_spawn(101.0)
+    wait = pace.spawn_wait(200.0)
+    assert wait is not None
+    assert (wait.key, wait.seconds) == ("per_hour", 3400.0)
+    assert pace.without_spawn().spawn_wait(200.0) is None
+    assert pace.emptied().spawn_wait(200.0) is None
+
+
+def test_sixteen_children_at_once_are_within_the_default_bounds() -> None:
+    pace = Pace(RunBounds())
+    for _ in range(16):
+        assert pace.spawn_wait(0.0) is None
+        pace = pace.after_spawn(0.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 30)), max_size=60))
+def test_no_minute_has_more_spawns_than_its_bound(steps: list[tuple[bool, float]]) -> None:
+    """Whatever runs there are in between, and however often it asks."""
+    pace, now, spawned = Pace(RunBounds(per_minute=3, per_hour=8)), 0.0, []
+    for is_spawn, gap in steps:
+        now += gap
+        if not is_spawn:
+            pace = pace.after(now)
+        elif pace.spawn_wait(now) is None:
+            pace = pace.after_spawn(now)
+            spawned.append(now)
+    for at in spawned:
+        assert sum(at - 60 < one <= at for one in spawned) <= 3
+        assert sum(at - 3600 < one <= at for one in spawned) <= 8

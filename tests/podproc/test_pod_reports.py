@@ -656,7 +656,7 @@ def test_who_waits_for_news_is_woken_by_them() -> None:
         def no_link() -> Any:
             raise AssertionError("nobody is asked")
 
-        kin = PodKin(no_link)
+        kin = PodKin(no_link, no_link)
         async with asyncio.timeout(LIMIT_S):
             waiting = [asyncio.create_task(kin.wait_for_news(60)) for _ in range(2)]
             await asyncio.sleep(0)

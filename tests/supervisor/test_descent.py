@@ -39,6 +39,7 @@ from protocol.scope import Permission, Scope, ScopeRule, effective_permission, m
 from supervisor.boot import Boot
 from supervisor.core.descent import binding, exceeds, inherited, models_to_name, narrowed
 from supervisor.core.fleet_record import SettingsFixed
+from supervisor.core.operator_settings import OperatorSettings, PlacedTable
 from supervisor.desk import Desk
 from supervisor.fleet_file import FleetFileInvalid, load_fleet, resolve_child
 from supervisor.journal import Journal
@@ -1112,6 +1113,78 @@ def spawn(**table: Any) -> c.Spawn:
 def test_a_pod_names_a_profile_that_is_offered(ground: Ground, desk: Desk) -> None:
     pod = desk.resolve_spawn(spawn(profile="writer"), parent=ground.parent(), by_pod=True)
     assert (pod.manifest.role, pod.parent, pod.stored) == ("writer", "boss", None)
+
+
+def test_profile_that_was_offered_is_not_read_again_for_an_operator(
+    ground: Ground, desk: Desk, tmp_path: Path
+) -> None:
+    paths = Paths.resolve(str(tmp_path), {}, uid=os.getuid(), passwd_home=str(tmp_path))
+    file = paths.config / "profiles/reader.toml"
+    file.write_text('role = "changed"\nsandbox = { mode = "off" }\n')
+    for parent in (None, ground.parent()):
+        asked = spawn(profile=str(file))
+        pod = desk.resolve_spawn(asked, parent=parent, by_pod=False).manifest
+        assert (pod.role, pod.sandbox.mode) == ("the user's", SandboxMode.PREFER)
+
+
+def test_profile_that_is_not_usable_is_refused_without_its_content(
+    ground: Ground, desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "fleet/profiles/odd.toml").write_text("secret = ]")
+    fleet = load_fleet(tmp_path / "fleet/podsup.toml", config_dir=None)
+    desk._journal.append(SettingsFixed(settings=fleet.settings))
+    with pytest.raises(InvalidRequest, match="is not usable") as refused:
+        desk.resolve_spawn(spawn(profile="odd"), parent=ground.parent(), by_pod=True)
+    assert "secret" not in str(refused.value.details)
+
+
+def test_operators_spawn_reads_no_file_that_any_fleet_may_write(
+    ground: Ground, desk: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text('role = "mine"\n')
+    wanted = spawn(profile=str(tmp_path / "mine.toml"))
+    assert desk.resolve_spawn(wanted, parent=None, by_pod=False).manifest.role == "mine"
+    other = Journal(desk._paths.journal("other"))
+    rule = ScopeRule(target=str(tmp_path), permission=Permission.WRITE)
+    writes = ground.parent().model_copy(update={"scope": Scope(allow=(rule,))})
+    other.append(SettingsFixed(settings=OperatorSettings(), pods=(writes,)))
+    other.close()
+    with pytest.raises(Forbidden, match=r"mine\.toml lies where boss may write"):
+        desk.resolve_spawn(wanted, parent=None, by_pod=False)
+
+
+def test_child_whose_profile_has_a_key_takes_no_address_of_its_parent(ground: Ground) -> None:
+    parent = ground.parent(
+        model={
+            "scheme": "openai_chat",
+            "model_id": "m",
+            "base_url": "http://mine",
+            "api_key_env": "MINE",
+        }
+    )
+    given = OperatorSettings(
+        defaults=(PlacedTable(file="/f", table={"model": {"base_url": "http://proxy"}}),),
+        profiles={
+            "key": PlacedTable(file="/k", table={"model": {"api_key_env": "PAID"}}),
+            "place": PlacedTable(file="/p", table={"model": {"base_url": "http://p"}}),
+            "none": PlacedTable(file="/n", table={"model": {"model_id": "n"}}),
+        },
+    )
+    for offered, name, place in (
+        (given, "key", ("http://proxy", "PAID")),
+        (given.model_copy(update={"defaults": ()}), "key", (None, "PAID")),
+        (given, "place", ("http://p", None)),
+        (given, "none", ("http://mine", "MINE")),
+    ):
+        child = resolve_child(
+            {"name": "kid"},
+            parent,
+            supervisor=SUPERVISOR,
+            settings=offered,
+            profile=offered.profiles[name],
+            places=offered.model_tables(),
+        )
+        assert (child.model.base_url, child.model.api_key_env) == place
 
 
 def test_a_pod_that_names_another_profile_is_told_which_there_are(

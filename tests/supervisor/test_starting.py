@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 
 from protocol.errors import Internal
+from protocol.manifest import RunBounds, SupervisorTable
 from protocol.scope import Permission, Scope, ScopeRule
 from protocol.surroundings import look_around
 from supervisor import life_lock
+from supervisor.boot import Boot
+from supervisor.core.fleet_record import SettingsFixed
+from supervisor.core.operator_settings import OperatorSettings, ReadFile
 from supervisor.journal import Journal
 from supervisor.paths import Paths
 from supervisor.pod_store import PodMetadata, PodStore
 from supervisor.scope_table import Claim, ScopeTable
-from supervisor.starting import Prepared, Starter, Wanted
+from supervisor.starting import Prepared, Starter, Wanted, files_of_others
 from supervisor.surroundings import FleetSurroundings
+from supervisor.takeover import known_pods
 from tests.supervisor.fleets import manifest
 
 
@@ -77,6 +82,53 @@ def test_start_is_told_of_a_path_without_folders_of_other_fleets(short: Path) ->
     os.close(lock)
     journal.close()
     assert told == [f"{folder}:/usr/bin", "/usr/bin"]
+
+
+def test_files_of_other_fleets_are_protected_where_a_pod_may_write_them(short: Path) -> None:
+    paths = paths_in(short)
+    table = ScopeTable(paths.scope_dir, str(paths.home), "f:1")
+    journal = Journal(paths.journal("f"))
+    other = Journal(paths.journal("other"))
+    files = tuple(ReadFile(path=path, kind="x", sha256="") for path in ("/mono/a", "/far/b"))
+    other.append(SettingsFixed(settings=OperatorSettings(files=files)))
+    other.close()
+    allowed = Scope(allow=(ScopeRule(target="/mono", permission=Permission.WRITE),))
+    wide = manifest("wide").model_copy(update={"scope": allowed})
+    starter = Starter(
+        paths, journal, table, PodStore(paths.data), others=files_of_others(paths, "f")
+    )
+    for one, found in zip(
+        starter.prepare([Wanted(wide, 1), Wanted(manifest("less"), 1)]),
+        (("/mono/a",), ()),
+        strict=True,
+    ):
+        assert isinstance(one, Prepared)
+        assert one.birth.protected == found
+        one.close()
+    journal.close()
+
+
+def test_lowered_bounds_hold_for_spawned_pods_too(short: Path) -> None:
+    paths = paths_in(short)
+    journal = Journal(paths.journal("f"))
+    table = ScopeTable(paths.scope_dir, str(paths.home), "f:1")
+    store = PodStore(paths.data)
+    (one,) = Starter(paths, journal, table, store).prepare(
+        [Wanted(manifest("kid"), 1, spawned=True)]
+    )
+    assert isinstance(one, Prepared)
+    one.close()
+    few = RunBounds(per_minute=2, per_hour=3)
+    boot = Boot(
+        fleet=manifest("kid").fleet,
+        file="/f",
+        workspace=manifest("kid").workspace,
+        operation="up",
+        supervisor=SupervisorTable(max_notification_runs=few),
+    )
+    (known,) = known_pods(boot, store, journal.record)
+    journal.close()
+    assert known.manifest.max_notification_runs == few
 
 
 def test_a_start_that_cannot_be_written_fails_alone_and_holds_nothing(

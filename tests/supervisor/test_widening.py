@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from protocol.cage import CageLevel
-from protocol.manifest import Model, PodManifest
+from protocol.manifest import Budget, Model, PodManifest, SupervisorTable
 from protocol.scope import Permission, Scope, ScopeRule, effective_permission
 from supervisor.core.descent import exceeds
-from supervisor.core.fleet_record import PlacesGiven, Record, SettingsFixed, fold, snapshot
+from supervisor.core.fleet_record import (
+    Deleted,
+    PlacesGiven,
+    Record,
+    SettingsFixed,
+    Spawned,
+    fold,
+    snapshot,
+)
 from supervisor.core.operator_settings import (
     NO_PLACE,
     PLACE,
@@ -24,7 +33,16 @@ from supervisor.core.operator_settings import (
     place_of,
     places_of,
 )
-from supervisor.core.widening import unguarded, widenings, widens, writers
+from supervisor.core.widening import (
+    GIVES,
+    GIVES_NOTHING,
+    OF_SUPERVISOR_NOTHING,
+    unguarded,
+    widenings,
+    widens,
+    writers,
+)
+from supervisor.journal import JOURNAL, Journal, started_fleets
 
 
 def pod(name: str = "alice", **settings: Any) -> PodManifest:
@@ -93,7 +111,83 @@ WIDER: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"model": REAL}, {"model": {**REAL, "api_key_file": "/k"}}, "model: is somewhere else"),
     ({}, {"compaction": {"model": REAL}}, "compaction.model: is somewhere else"),
     ({}, {"memory": {"model": REAL}}, "memory.model: is somewhere else"),
+    ({"model": REAL}, {"model": {**REAL, "model_id": "n"}}, "model: was anthropic:m, is"),
+    (
+        {"model": REAL, "compaction": {"model": {**REAL, "model_id": "n"}}},
+        {"model": REAL, "compaction": {"model": REAL}},
+        "compaction.model: was anthropic:n, is anthropic:m",
+    ),
+    ({}, {"engine": {"max_turns": 201}}, "engine.max_turns: was 200, is 201"),
+    (
+        {"engine": {"timeouts": {"run_s": 9.0}}},
+        {},
+        "engine.timeouts.run_s: was 9.0, is without a bound",
+    ),
+    ({}, {"hang_timeout_s": 61.0}, "hang_timeout_s: was 60, is 61.0"),
+    ({}, {"hang_timeout_s": 0.0}, "hang_timeout_s: was 60, is 0.0"),
+    ({"stall_timeout_s": 5.0}, {}, "stall_timeout_s: was 5.0, is 0"),
+    (
+        {},
+        {"delegation_models": ["anthropic:m"]},
+        "delegation_models: allows to name anthropic:m",
+    ),
+    (
+        {},
+        {"delegation_scope": {"override_denies": True}},
+        "delegation_scope.override_denies: was false, is true",
+    ),
+    ({}, {"limits": {}, "web": {"allow_hosts": ["h"]}}, "web: gives more"),
+    ({"limits": {"processes": 5}}, {}, "limits.processes: was 5, is without a bound"),
+    ({}, {"workspace": "/elsewhere"}, "workspace: was /w, is /elsewhere"),
 ]
+
+CAPS_RAISED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"max_children": 17}, "max_children: was 16, is 17"),
+    ({}, {"max_tree": 65}, "max_tree: was 64, is 65"),
+    ({}, {"max_depth": 5}, "max_depth: was 4, is 5"),
+    (
+        {},
+        {"max_notification_runs": {"per_hour": 201}},
+        "max_notification_runs.per_hour: was 200, is 201",
+    ),
+    (
+        {},
+        {"max_notification_runs": {"per_minute": 31}},
+        "max_notification_runs.per_minute: was 30, is 31",
+    ),
+    ({}, {"hang_timeout_s": 0.0}, "hang_timeout_s: was 60, is 0.0"),
+    ({"stall_timeout_s": 9.0}, {"stall_timeout_s": 10.0}, "stall_timeout_s: was 9.0, is 10.0"),
+    ({}, {"unreachable_after_s": 0.0}, "unreachable_after_s: was 10, is 0.0"),
+    ({"orphan_policy": "stop"}, {}, "orphan_policy: was stop, is adopt"),
+    *(({"budget": {key: 1}}, {}, f"budget.{key}: was 1") for key in Budget.model_fields),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "told"), CAPS_RAISED)
+def test_bound_of_the_fleet_that_is_raised_is_told(
+    before: dict[str, Any], after: dict[str, Any], told: str
+) -> None:
+    was, now = (fixed(supervisor=SupervisorTable(**table)) for table in (before, after))
+    (line,) = widenings(was, {}, now, [])
+    assert line.startswith(f"[supervisor]: {told}")
+    assert widenings(now, {}, was, []) == [], "to narrow needs no question"
+
+
+def test_every_key_of_a_pod_gives_something_or_nothing() -> None:
+    """A new key of a pod, or of the fleet, fails here until it is decided which of the two."""
+    assert set(PodManifest.model_fields) == GIVES | GIVES_NOTHING
+    assert not GIVES & GIVES_NOTHING
+    judged = {told.partition(":")[0].partition(".")[0] for *_, told in WIDER}
+    assert judged == GIVES, "each has a case"
+
+
+def test_every_key_of_the_supervisor_gives_something_or_nothing() -> None:
+    judged = {told.partition(":")[0].partition(".")[0] for *_, told in CAPS_RAISED}
+    assert set(SupervisorTable.model_fields) == judged | OF_SUPERVISOR_NOTHING
+    assert not judged & OF_SUPERVISOR_NOTHING
+
+
+_BOTH_WAYS = ("model", "compaction.model: was", "workspace", "scope: does not deny to read")
 
 
 @pytest.mark.parametrize(("before", "after", "told"), WIDER)
@@ -102,7 +196,7 @@ def test_pod_that_is_given_more_is_told_and_less_is_not(
 ) -> None:
     said = widens(pod(**before), pod(**after))
     assert any(line.startswith(told) for line in said), said
-    if not told.startswith(("model", "scope: does not deny to read")):
+    if not told.startswith(_BOTH_WAYS):
         assert widens(pod(**after), pod(**before)) == [], "to narrow needs no question"
     assert widens(pod(**after), pod(**after)) == []
 
@@ -112,7 +206,7 @@ def test_change_that_gives_nothing_is_not_told() -> None:
     after = before.model_copy(
         update={"task": "another", "description": "d", "compaction": before.compaction}
     )
-    narrower = pod(scope=scope(("write", "/w/a")), model={**REAL, "model_id": "n"})
+    narrower = pod(scope=scope(("write", "/w/a")), model=REAL)
     assert widens(before, after) == widens(before, narrower) == []
 
 
@@ -178,6 +272,15 @@ def test_new_pods_and_new_or_changed_profiles_and_defaults_are_told() -> None:
     assert widenings(before, {"alice": pod(), "bob": pod("bob")}, before, [pod()]) == []
 
 
+def test_defaults_that_suit_no_pod_are_compared_as_written() -> None:
+    """Who makes them mistaken could hide what else they say."""
+    suits = fixed(bare=pod("bare"))
+    hid = fixed(defaults=(profile(sandbox={"mode": "off"}, model={"scheme": "anthropic"}),))
+    for before, after in ((suits, hid), (hid, suits), (fixed(), hid)):
+        assert widenings(before, {}, after, []) == ["[defaults] say something else"]
+    assert widenings(hid, {}, hid, []) == []
+
+
 FILE = ReadFile(path="/w/podsup.toml", kind="fleet file", sha256="1")
 CHANGED = FILE.model_copy(update={"sha256": "2"})
 WRITES = {"scope": scope(("write", "/w"))}
@@ -185,32 +288,29 @@ LENDS = {"delegation_scope": scope(("write", "/w"))}
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "settings", "level", "is_asked"),
+    ("then", "now", "settings", "is_asked"),
     [
-        (FILE, CHANGED, WRITES, "landlock", True),
-        (FILE, CHANGED, WRITES, "none", True),
-        (FILE, CHANGED, WRITES, "namespaces", False),
-        (None, CHANGED, WRITES, "namespaces", True),
-        (FILE, CHANGED, {**WRITES, "sandbox": {"mode": "off"}}, "namespaces", True),
-        (FILE, CHANGED, LENDS, "landlock", True),
-        (FILE, CHANGED, {"sandbox": {"extra_write": ["/w"]}}, "landlock", True),
-        (FILE, FILE, WRITES, "landlock", False),
-        (FILE, CHANGED, {"scope": scope(("write", "/w/out"))}, "landlock", False),
-        (FILE, CHANGED, {"scope": scope(("read", "/w"))}, "none", False),
+        (FILE, CHANGED, WRITES, True),
+        (None, CHANGED, WRITES, True),
+        (FILE, CHANGED, {**WRITES, "sandbox": {"mode": "off"}}, True),
+        (FILE, CHANGED, LENDS, True),
+        (FILE, CHANGED, {"sandbox": {"extra_write": ["/w"]}}, True),
+        (FILE, FILE, WRITES, False),
+        (FILE, CHANGED, {"scope": scope(("write", "/w/out"))}, False),
+        (FILE, CHANGED, {"scope": scope(("read", "/w"))}, False),
         (
             FILE,
             CHANGED,
             {"scope": scope(("write", "/w"), deny=(("write", "/w/podsup.toml"),))},
-            "landlock",
             False,
         ),
     ],
 )
-def test_file_is_asked_about_where_a_pod_could_change_it(
-    then: ReadFile | None, now: ReadFile, settings: dict[str, Any], level: str, is_asked: bool
+def test_file_is_asked_about_wherever_a_pod_may_write_it(
+    then: ReadFile | None, now: ReadFile, settings: dict[str, Any], is_asked: bool
 ) -> None:
     before = fixed(files=(then,) if then else ())
-    found = unguarded(before, fixed(files=(now,)), [pod(**settings)], CageLevel(level))
+    found = unguarded(before, fixed(files=(now,)), [pod(**settings)])
     assert found == ([now] if is_asked else [])
 
 
@@ -287,7 +387,72 @@ def test_child_with_another_model_at_the_same_place_does_not_exceed() -> None:
         assert not [t for t in exceeds(parent, pod("kid", model=model)) if "model" in t]
 
 
+@pytest.mark.parametrize("keys", WHERE_MODELS_ARE)
+@pytest.mark.parametrize("key", ["api_key_env", "api_key_file", "base_url"])
+def test_key_of_one_table_never_goes_with_an_address_of_another(
+    keys: tuple[str, ...], key: str
+) -> None:
+    mine = {**REAL, "base_url": "http://mine/v1", "api_key_env": "MINE"}
+    other = {**REAL, key: ELSEWHERE[key]}
+    mixed = {**mine, **({"api_key_env": None} if key == "api_key_file" else {}), **other}
+
+    def at(model: dict[str, Any]) -> dict[str, Any]:
+        table: dict[str, Any] = model
+        for step in reversed(keys):
+            table = {step: table}
+        return {"model": REAL, **table} if len(keys) > 1 else table
+
+    parent = pod("boss", **at(mine))
+    offered = fixed(profiles={"p": profile(**at({key: ELSEWHERE[key]}))})
+    told = f"{'.'.join(keys)}: it is where neither"
+    for model, is_told in ((mixed, True), (other, False), (mine, False)):
+        said = exceeds(parent, pod("kid", **at(model)), places=offered.model_tables())
+        assert any(line.startswith(told) for line in said) is is_told, model
+
+
+def test_profile_with_a_key_has_the_address_of_the_defaults() -> None:
+    settings = fixed(
+        defaults=(profile(model={"base_url": "http://proxy"}),),
+        profiles={"p": profile(model={"api_key_env": "PAID"})},
+    )
+    child = pod("kid", model={**REAL, "base_url": "http://proxy", "api_key_env": "PAID"})
+    parent = pod("boss", model={**REAL, "base_url": "http://mine", "api_key_env": "MINE"})
+    assert not exceeds(parent, child, places=settings.model_tables())
+
+
+def test_child_with_a_model_to_name_is_at_the_usual_address_of_its_scheme() -> None:
+    parent = pod("boss", model=REAL, delegation_models=["openai_chat:gpt"])
+    usual = {"scheme": "openai_chat", "model_id": "gpt"}
+    assert not exceeds(parent, pod("kid", model=usual, delegation_models=[]))
+    for more in ({"base_url": "http://evil"}, {"api_key_env": "OTHER"}, {"scheme": "gemini"}):
+        assert exceeds(parent, pod("kid", model={**usual, **more}, delegation_models=[]))
+
+
 # -- the journal
+
+
+def test_pods_since_the_last_start_count_as_writers_until_the_next() -> None:
+    """Whoever was deleted meanwhile may have written something all the same."""
+    start = SettingsFixed(settings=fixed(), pods=(pod(),))
+    eve, narrower = pod("eve", **WRITES), pod("eve")
+    said: list[Record] = [start, Spawned(pod=eve), Deleted(pod="eve"), Spawned(pod=narrower)]
+    record = fold([*said, Spawned(pod=eve)])
+    assert record.writers == (pod(), narrower, eve)
+    again = fold(type(one).from_wire(one.to_wire()) for one in snapshot(record))
+    assert again.writers == record.writers
+    assert fold([start], record).writers == (pod(),)
+
+
+def test_fleets_of_a_home_are_read_newest_first_and_bounded(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "new", "never")):
+        journal = Journal(tmp_path / name / JOURNAL)
+        if name != "never":
+            journal.append(SettingsFixed(settings=fixed(), pods=(pod(name),)))
+        journal.close()
+        os.utime(tmp_path / name / JOURNAL, (number, number))
+    (tmp_path / "broken" / JOURNAL).mkdir(parents=True)
+    found = started_fleets(tmp_path)
+    assert [one.writers[0].name for one in found] == ["new", "old"]
 
 
 def test_settings_survive_the_next_supervisor() -> None:
