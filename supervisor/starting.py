@@ -131,7 +131,7 @@ class Starter:
         self._surroundings = surroundings
         self._own_code = tuple(own_code)
         self._start_files = tuple(start_files)
-        self._others_files = tuple(others)
+        self._files_of_others = tuple(others)
         self._changers: Mapping[str, frozenset[str]] = {}
         self._rows: Sequence[Allocation] = ()
         self._paths = paths
@@ -273,7 +273,7 @@ class Starter:
             config_dir=str(paths.config),
             protected=(
                 *(file.path for file in settings.files),
-                *(path for path in self._others_files if writers([manifest], path)),
+                *(path for path in self._files_of_others if writers([manifest], path)),
             ),
             template=settings.template,
             catalog=settings.catalog,
