@@ -24,13 +24,14 @@ from pydantic import Field
 
 from podproc.escaping import name_of
 from podproc.tools.base import CONTENT_LIMIT, Call, ToolArgs, ToolFailure, ToolResult, off_loop
-from podproc.tools.fsview import FileState, ScopeDenied, ScopeView
+from podproc.tools.fsview import BIGGEST_FILE, FileState, ScopeDenied, ScopeView
 from protocol.scope import Permission
 
 LINES = 2000
 LINE_LENGTH = 2000
 _READ_BYTES = CONTENT_LIMIT - 2048
 _SNIFFED = 8192
+_COMPARED = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +257,23 @@ def _replaced(text: str, args: EditArgs) -> tuple[str, int]:
             "execution_failed",
             f"old_string occurs {count} times: add context to make it unique, or use replace_all",
         )
+    size = _size(text) + count * (_size(new) - _size(old))
+    if size > BIGGEST_FILE:
+        raise ToolFailure(
+            "invalid_argument",
+            f"the file would have {size} bytes after {count} replacements; "
+            f"{BIGGEST_FILE} are allowed: replace fewer, or by less",
+        )
     return text.replace(old, new), count
 
 
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
 def _diff(path: str, old: bytes, new: bytes) -> str:
+    if len(old) + len(new) > _COMPARED:
+        return f"[no diff is shown: the file had {len(old)} bytes and has {len(new)}]"
     before, after = (data.decode("utf-8", "replace").split("\n") for data in (old, new))
     diff = difflib.unified_diff(
         before, after, name_of(f"a{path}"), name_of(f"b{path}"), lineterm=""

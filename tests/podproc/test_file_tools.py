@@ -152,6 +152,30 @@ def test_edit_shows_a_diff_and_wants_one_place(ws: Path, bench: Workbench) -> No
     assert "2 replacements" in bench.call("Edit", file_path="a.txt", **everywhere).summary
 
 
+def test_edit_refuses_to_multiply_a_file_beyond_the_bound(ws: Path, bench: Workbench) -> None:
+    (ws / "a.txt").write_text("a" * 100_000)
+    bench.call("Read", file_path="a.txt")
+    grown = {"old_string": "a", "new_string": "é" * 1000, "replace_all": True}
+    tracemalloc.start()
+    try:
+        result = bench.call("Edit", file_path="a.txt", **grown)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "would have 200000000 bytes" in result.summary
+    assert peak < 10 * 2**20
+    assert (ws / "a.txt").stat().st_size == 100_000
+
+
+def test_edit_shows_no_diff_of_a_huge_file(ws: Path, bench: Workbench) -> None:
+    (ws / "a.txt").write_text("x\n" * (1 << 21))
+    bench.call("Read", file_path="a.txt")
+    everywhere = {"old_string": "x\n", "new_string": "y\n", "replace_all": True}
+    assert bench.call("Edit", file_path="a.txt", **everywhere).content == (
+        f"[no diff is shown: the file had {1 << 22} bytes and has {1 << 22}]"
+    )
+
+
 def test_edit_leaves_carriage_returns_and_foreign_bytes_alone(ws: Path, bench: Workbench) -> None:
     (ws / "dos.txt").write_bytes(b"caf\xe9\r\none\r\ntwo\r\n")
     bench.call("Read", file_path="dos.txt")
