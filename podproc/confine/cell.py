@@ -49,16 +49,19 @@ PID_MAX_SINCE = (6, 14)
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 """The device files that open in a cell; its terminals are besides."""
 
-_PART_OF_WATCHES = 4
+_PART_OF_WATCHES = 16
+_FEWEST_INSTANCES = 8
+_MOST_FILES = 4096
 _MOST_SIGNALS = 4096
 _MOST_QUEUE_BYTES = 256 * 1024
 _LIMITS = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_RTPRIO, 0),
     (resource.RLIMIT_SIGPENDING, _MOST_SIGNALS),
     (resource.RLIMIT_MSGQUEUE, _MOST_QUEUE_BYTES),
 )
-"""The most that a command may have of what the kernel counts per user, and two that stay at 0."""
+"""The most that a command may have of what the kernel counts per user, and three that stay at 0."""
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NO_SUID_DEV_EXEC = 2 | 4 | 8
@@ -134,10 +137,10 @@ def _device(path: str, taken: contextlib.ExitStack) -> int:
 
 def _bound_watches() -> None:
     """Leave most of what watches files (inotify) to the rest of this user's programs."""
-    for name in ("instances", "watches"):
+    for name, fewest in (("instances", _FEWEST_INSTANCES), ("watches", 0)):
         with contextlib.suppress(FileNotFoundError):  # a kernel without inotify
             with open(f"/proc/sys/fs/inotify/max_user_{name}") as file:
-                most = int(file.read()) // _PART_OF_WATCHES
+                most = max(int(file.read()) // _PART_OF_WATCHES, fewest)
             with open(f"/proc/sys/user/max_inotify_{name}", "w") as file:
                 file.write(str(most))
 
@@ -161,6 +164,17 @@ def bound_processes(most: int = MOST_PROCESSES, *, is_alone: bool) -> None:
     if not is_alone:
         most += _threads_of(os.geteuid())
     _lower_limit(resource.RLIMIT_NPROC, most)
+
+
+def bound_files() -> None:
+    """Let this process and all it starts open fewer files than the pod and the supervisor may.
+
+    The kernel counts the descriptors on their way through sockets per user, and holds the sum
+    against the limit of whoever sends: so those of commands fail before anybody else's.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_endless = hard == resource.RLIM_INFINITY
+    _lower_limit(resource.RLIMIT_NOFILE, _MOST_FILES if is_endless else min(_MOST_FILES, hard // 2))
 
 
 def _lower_limit(limit: int, most: int) -> None:
@@ -208,6 +222,7 @@ class Walls:
         os.chdir(cwd)
         for limit, most in _LIMITS:
             _lower_limit(limit, most)
+        bound_files()
         kernel.drop_capabilities()
         landlock.restrict(order["grants"], abi=self._abi, scoped=self._scoped)
         seccomp.install(self._filter)
