@@ -51,6 +51,10 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 
 _PART_OF_WATCHES = 16
 _FEWEST_INSTANCES = 8
+_PART_OF_MEMORY = 16
+_SHARED_FILES = 16384
+_SEMAPHORES = "250 32000 100 128"
+_QUEUES_OF_SYSTEM_V = 128
 _MOST_FILES = 4096
 _MOST_SIGNALS = 4096
 _MOST_QUEUE_BYTES = 256 * 1024
@@ -94,6 +98,7 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> i
     kernel.libc("mount", b"proc", b"/proc", b"proc", _NO_SUID_DEV_EXEC, None)
     bound_processes(processes, is_alone=True)
     _bound_watches()
+    _bound_system_v()
     with _closing(_open("/proc")) as path:
         own = kernel.tree_at(path)
     with contextlib.ExitStack() as taken:
@@ -105,7 +110,8 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> i
             _attach_at(tree, device)
     if os.path.isdir("/dev/pts"):
         _furnish_terminals()
-    with _closing(kernel.new_tree("tmpfs", mode="1777")) as shared:
+    bounds = {"size": str(_shared_memory()), "nr_inodes": str(_SHARED_FILES)}
+    with _closing(kernel.new_tree("tmpfs", mode="1777", **bounds)) as shared:
         _attach_at(shared, memory)
     return own
 
@@ -143,6 +149,23 @@ def _bound_watches() -> None:
                 most = max(int(file.read()) // _PART_OF_WATCHES, fewest)
             with open(f"/proc/sys/user/max_inotify_{name}", "w") as file:
                 file.write(str(most))
+
+
+def _shared_memory() -> int:
+    """Return how many bytes of memory a cell may hold that belong to no process.
+
+    When memory runs out, ending commands gives none of it back.
+    """
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PART_OF_MEMORY
+
+
+def _bound_system_v() -> None:
+    """Bound the shared memory, semaphores and queues of this ipc namespace, where we may."""
+    pages = _shared_memory() // os.sysconf("SC_PAGE_SIZE")
+    for name, most in (("shmall", pages), ("sem", _SEMAPHORES), ("msgmni", _QUEUES_OF_SYSTEM_V)):
+        # Older kernels let nobody do it, newer ones the root of the namespace.
+        with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}", "w") as file:
+            file.write(str(most))
 
 
 def _raise_loopback() -> None:

@@ -598,6 +598,22 @@ def test_what_the_kernel_counts_per_user_is_bounded_for_good(
 
 
 @process
+def test_memory_of_no_process_is_bounded_in_a_cell(ground: Ground) -> None:
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+            done = await shell("stat -f -c '%b %S %c' /dev/shm; cat /proc/sys/kernel/shmall")
+            blocks, size, files, pages = map(int, done.output.split())
+            assert 0 < blocks * size <= whole // 16 + size
+            assert files <= 16384
+            if os.geteuid() == 0:
+                assert pages * os.sysconf("SC_PAGE_SIZE") <= whole // 16
+
+    run(main())
+
+
+@process
 @levels
 def test_a_command_opens_fewer_files_and_is_never_real_time(
     ground: Ground, level: CageLevel
