@@ -110,8 +110,8 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> i
             _attach_at(tree, device)
     if os.path.isdir("/dev/pts"):
         _furnish_terminals()
-    bounds = {"size": str(_shared_memory()), "nr_inodes": str(_SHARED_FILES)}
-    with _closing(kernel.new_tree("tmpfs", mode="1777", **bounds)) as shared:
+    size, files = str(_shared_memory()), str(_SHARED_FILES)
+    with _closing(kernel.new_tree("tmpfs", mode="1777", size=size, nr_inodes=files)) as shared:
         _attach_at(shared, memory)
     return own
 
