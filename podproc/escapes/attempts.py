@@ -897,7 +897,7 @@ done()
 _SUBVOLUME = """
 import fcntl
 try:
-    fcntl.ioctl(os.open(".", os.O_RDONLY), 0x5000940E, bytes(4096))  # BTRFS_IOC_SUBVOL_CREATE
+    fcntl.ioctl(os.open(".", os.O_RDONLY), 0x5000940E, bytearray(4096))  # BTRFS_IOC_SUBVOL_CREATE
 except OSError as error:
     if error.errno in (errno.EPERM, errno.EACCES):
         raise
