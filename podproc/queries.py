@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
@@ -126,20 +128,21 @@ def complete_path(view: ScopeView, prefix: str) -> list[m.Completion]:
     """
     start = prefix.rpartition("/")[2]
     folder = prefix.removesuffix(start)
-    rows: list[m.Completion] = []
-    try:
+
+    def rows() -> Iterator[tuple[bool, str]]:
         base = view.resolve(folder or ".", Permission.READ)
-        entries = view.scan(base)
+        for entry in view.scan(base):
+            if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
+                continue
+            is_dir = _is_readable_dir(view, os.path.join(base, entry.name), entry)
+            if is_dir is not None and entry.name.isprintable():  # others cannot be typed, nor told
+                yield not is_dir, folder + entry.name
+
+    try:
+        first = heapq.nsmallest(MOST_COMPLETIONS, rows())
     except (ToolFailure, ValueError):  # a prefix that is no text for a path, half a surrogate pair
         return []
-    for entry in entries:
-        if not entry.name.startswith(start) or (entry.name.startswith(".") and not start):
-            continue
-        is_dir = _is_readable_dir(view, os.path.join(base, entry.name), entry)
-        if is_dir is not None and entry.name.isprintable():  # others cannot be typed, nor told
-            rows.append(m.Completion(value=folder + entry.name, is_dir=is_dir))
-    rows.sort(key=lambda row: (not row.is_dir, row.value))
-    return rows[:MOST_COMPLETIONS]
+    return [m.Completion(value=value, is_dir=not is_file) for is_file, value in first]
 
 
 def _is_readable_dir(view: ScopeView, path: str, entry: os.DirEntry[str]) -> bool | None:

@@ -20,6 +20,7 @@ Everything here blocks; call it off the event loop. Not guaranteed: that a file 
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -183,26 +184,30 @@ def _file_item(path: str, left: int, places: Places) -> tuple[SystemItem, int]:
 
 def _folder_item(typed: str, full: str, left: int, places: Places) -> tuple[SystemItem, int]:
     real = places.view.resolve(full, Permission.READ)
-    names, hidden = [], 0
-    for entry in places.view.scan(real):
-        if places.view.permission(os.path.join(real, entry.name)) is None:
-            continue
-        if entry.name.startswith("."):
-            hidden += 1
-            continue
-        is_folder = entry.is_dir(follow_symlinks=False)
-        names.append((not is_folder, name_of(entry.name) + ("/" if is_folder else "")))
-    names.sort()
-    lines = [name for _, name in names[:MOST_NAMES]]
+    shown = hidden = 0
+
+    def names() -> Iterator[tuple[bool, str]]:
+        nonlocal shown, hidden
+        for entry in places.view.scan(real):
+            if places.view.permission(os.path.join(real, entry.name)) is None:
+                continue
+            if entry.name.startswith("."):
+                hidden += 1
+                continue
+            shown += 1
+            is_folder = entry.is_dir(follow_symlinks=False)
+            yield not is_folder, name_of(entry.name) + ("/" if is_folder else "")
+
+    lines = [name for _, name in heapq.nsmallest(MOST_NAMES, names())]
     while lines and len("\n".join(lines).encode()) > left:
         del lines[len(lines) // 2 :]
     body = "\n".join(lines)
     notes = []
-    if len(names) > len(lines):
-        notes.append(f"{len(names) - len(lines)} more names; to see them: Glob")
+    if shown > len(lines):
+        notes.append(f"{shown - len(lines)} more names; to see them: Glob")
     if hidden:
         notes.append(f"{hidden} hidden")
-    if not names and not hidden:
+    if not shown and not hidden:
         notes.append("empty")
     text = _block_of(FileRef(path=typed), body, type="directory")
     text += f"\n[{'; '.join(notes)}]" if notes else ""

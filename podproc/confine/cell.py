@@ -49,16 +49,23 @@ PID_MAX_SINCE = (6, 14)
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 """The device files that open in a cell; its terminals are besides."""
 
-_PART_OF_WATCHES = 4
+_PART_OF_WATCHES = 16
+_FEWEST_INSTANCES = 8
+_PART_OF_MEMORY = 16
+_SHARED_FILES = 16384
+_SEMAPHORES = "250 32000 100 128"
+_QUEUES_OF_SYSTEM_V = 128
+_MOST_FILES = 4096
 _MOST_SIGNALS = 4096
 _MOST_QUEUE_BYTES = 256 * 1024
 _LIMITS = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_RTPRIO, 0),
     (resource.RLIMIT_SIGPENDING, _MOST_SIGNALS),
     (resource.RLIMIT_MSGQUEUE, _MOST_QUEUE_BYTES),
 )
-"""The most that a command may have of what the kernel counts per user, and two that stay at 0."""
+"""The most that a command may have of what the kernel counts per user, and three that stay at 0."""
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _NO_SUID_DEV_EXEC = 2 | 4 | 8
@@ -91,6 +98,7 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> i
     kernel.libc("mount", b"proc", b"/proc", b"proc", _NO_SUID_DEV_EXEC, None)
     bound_processes(processes, is_alone=True)
     _bound_watches()
+    _bound_system_v()
     with _closing(_open("/proc")) as path:
         own = kernel.tree_at(path)
     with contextlib.ExitStack() as taken:
@@ -102,7 +110,8 @@ def furnish(*, network: bool, memory: str, processes: int = MOST_PROCESSES) -> i
             _attach_at(tree, device)
     if os.path.isdir("/dev/pts"):
         _furnish_terminals()
-    with _closing(kernel.new_tree("tmpfs", mode="1777")) as shared:
+    size, files = str(_shared_memory()), str(_SHARED_FILES)
+    with _closing(kernel.new_tree("tmpfs", mode="1777", size=size, nr_inodes=files)) as shared:
         _attach_at(shared, memory)
     return own
 
@@ -134,12 +143,29 @@ def _device(path: str, taken: contextlib.ExitStack) -> int:
 
 def _bound_watches() -> None:
     """Leave most of what watches files (inotify) to the rest of this user's programs."""
-    for name in ("instances", "watches"):
+    for name, fewest in (("instances", _FEWEST_INSTANCES), ("watches", 0)):
         with contextlib.suppress(FileNotFoundError):  # a kernel without inotify
             with open(f"/proc/sys/fs/inotify/max_user_{name}") as file:
-                most = int(file.read()) // _PART_OF_WATCHES
+                most = max(int(file.read()) // _PART_OF_WATCHES, fewest)
             with open(f"/proc/sys/user/max_inotify_{name}", "w") as file:
                 file.write(str(most))
+
+
+def _shared_memory() -> int:
+    """Return how many bytes of memory a cell may hold that belong to no process.
+
+    When memory runs out, ending commands gives none of it back.
+    """
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PART_OF_MEMORY
+
+
+def _bound_system_v() -> None:
+    """Bound the shared memory, semaphores and queues of this ipc namespace, where we may."""
+    pages = _shared_memory() // os.sysconf("SC_PAGE_SIZE")
+    for name, most in (("shmall", pages), ("sem", _SEMAPHORES), ("msgmni", _QUEUES_OF_SYSTEM_V)):
+        # Older kernels let nobody do it, newer ones the root of the namespace.
+        with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}", "w") as file:
+            file.write(str(most))
 
 
 def _raise_loopback() -> None:
@@ -161,6 +187,17 @@ def bound_processes(most: int = MOST_PROCESSES, *, is_alone: bool) -> None:
     if not is_alone:
         most += _threads_of(os.geteuid())
     _lower_limit(resource.RLIMIT_NPROC, most)
+
+
+def bound_files() -> None:
+    """Let this process and all it starts open fewer files than the pod and the supervisor may.
+
+    The kernel counts the descriptors on their way through sockets per user, and holds the sum
+    against the limit of whoever sends: so those of commands fail before anybody else's.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_endless = hard == resource.RLIM_INFINITY
+    _lower_limit(resource.RLIMIT_NOFILE, _MOST_FILES if is_endless else min(_MOST_FILES, hard // 2))
 
 
 def _lower_limit(limit: int, most: int) -> None:
@@ -208,6 +245,7 @@ class Walls:
         os.chdir(cwd)
         for limit, most in _LIMITS:
             _lower_limit(limit, most)
+        bound_files()
         kernel.drop_capabilities()
         landlock.restrict(order["grants"], abi=self._abi, scoped=self._scoped)
         seccomp.install(self._filter)

@@ -43,6 +43,28 @@ _NEW_NAMESPACE = 0x7E020080
 _PRIO_USER, _IOPRIO_USER = 2, 3
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _X32 = 0x40000000
+_REQUEST = 0xFFFF
+_CHANGES_BY_A_READER = (
+    0x9401,  # btrfs: BTRFS_IOC_SNAP_CREATE
+    0x940E,  # BTRFS_IOC_SUBVOL_CREATE
+    0x940F,  # BTRFS_IOC_SNAP_DESTROY
+    0x9413,  # BTRFS_IOC_DEFAULT_SUBVOL
+    0x9417,  # BTRFS_IOC_SNAP_CREATE_V2
+    0x9418,  # BTRFS_IOC_SUBVOL_CREATE_V2
+    0x941A,  # BTRFS_IOC_SUBVOL_SETFLAGS
+    0x9425,  # BTRFS_IOC_SET_RECEIVED_SUBVOL
+    0x943F,  # BTRFS_IOC_SNAP_DESTROY_V2
+    0xBC10,  # bcachefs: BCH_IOCTL_SUBVOLUME_CREATE
+    0xBC11,  # BCH_IOCTL_SUBVOLUME_DESTROY
+    0x6F04,  # ocfs2: OCFS2_IOC_REFLINK
+    0x6613,  # FS_IOC_SET_ENCRYPTION_POLICY
+    0x6685,  # FS_IOC_ENABLE_VERITY
+)
+"""What ioctl does to a folder or file that is open for reading alone, without asking Landlock.
+
+By type and number, the low half of a request: the other half is the size of its argument.
+"""
+
 _SET_ID = 0o6000
 _CREATES = 0o100 | 0o20000000
 _FILE_TYPE, _CHARACTERS, _BLOCKS = 0o170000, 0o020000, 0o060000
@@ -209,6 +231,8 @@ def rules(*, unix_sockets: bool, internet: bool, is_alone: bool) -> Iterator[Rul
         yield Rule(call, errno.EPERM, (Test(1, other.wanted, is_equal=other.is_equal),))
     for request in (_TIOCSTI, _TIOCLINUX):
         yield Rule("ioctl", errno.EPERM, (Test(1, request),))
+    for request in _CHANGES_BY_A_READER:
+        yield Rule("ioctl", errno.EPERM, (Test(1, request, _REQUEST),))
 
 
 def _modes() -> Iterator[Rule]:

@@ -412,6 +412,8 @@ def _shared() -> Iterator[Attempt]:
         ("queue-bytes", "take the user's bytes for POSIX message queues", _QUEUES),
         ("core", "have a core file left", _CORE),
         ("raise-priority", "raise the own priority", "os.nice(-5)\ndone()"),
+        ("real-time", "come before every other program", _REAL_TIME),
+        ("subvolume", "ask the file system for a subvolume", _SUBVOLUME),
         ("oom-own", "offer others' memory first", _OOM_OWN),
         ("affinity-own", "choose the own processor", _AFFINITY_OWN),
     ):
@@ -887,6 +889,19 @@ _CORE = """
 import resource
 resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
 done()
+"""
+_REAL_TIME = """
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+done()
+"""
+_SUBVOLUME = """
+import fcntl
+try:
+    fcntl.ioctl(os.open(".", os.O_RDONLY), 0x5000940E, bytearray(4096))  # BTRFS_IOC_SUBVOL_CREATE
+except OSError as error:
+    if error.errno in (errno.EPERM, errno.EACCES):
+        raise
+done()  # whatever else it said: it was asked
 """
 _OOM_OWN = """
 with open("/proc/self/oom_score_adj", "r+") as file:

@@ -14,9 +14,10 @@ import asyncio
 import difflib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
@@ -24,13 +25,15 @@ from pydantic import Field
 
 from podproc.escaping import name_of
 from podproc.tools.base import CONTENT_LIMIT, Call, ToolArgs, ToolFailure, ToolResult, off_loop
-from podproc.tools.fsview import FileState, ScopeDenied, ScopeView
+from podproc.tools.fsview import BIGGEST_FILE, FileState, ScopeDenied, ScopeView
 from protocol.scope import Permission
 
 LINES = 2000
 LINE_LENGTH = 2000
 _READ_BYTES = CONTENT_LIMIT - 2048
 _SNIFFED = 8192
+_PIECE = 64 * 1024
+_COMPARED = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +141,38 @@ class Read:
                 "execution_failed", f"{name_of(path)} is a binary file of {len(state.data)} bytes"
             )
         self._files.tracker.note(path, state.data)
-        lines = state.data.decode("utf-8", "replace").split("\n")
-        if lines[-1] == "":
-            del lines[-1]
-        if not lines:
+        count = state.data.count(b"\n") + (not state.data.endswith(b"\n") and bool(state.data))
+        if not count:
             return ToolResult(f"{name_of(path)} is empty", "")
-        if args.offset > len(lines):
-            raise ToolFailure("invalid_argument", f"{name_of(path)} has {len(lines)} lines only")
+        if args.offset > count:
+            raise ToolFailure("invalid_argument", f"{name_of(path)} has {count} lines only")
         shown: list[str] = []
         size = 0
-        for number in range(args.offset, min(args.offset + args.limit, len(lines) + 1)):
-            line = f"{number:>6}\t{_shortened(lines[number - 1].removesuffix(chr(13)))}"
+        lines = _lines_from(state.data, args.offset)
+        for number, text in enumerate(islice(lines, args.limit), args.offset):
+            line = f"{number:>6}\t{_shortened(text.removesuffix(chr(13)))}"
             size += len(line.encode("utf-8", "replace")) + 1
             if size > _READ_BYTES:
                 break
             shown.append(line)
         last = args.offset + len(shown) - 1
-        more = f"; read on with offset {last + 1}" if last < len(lines) else ""
-        span = f"lines {args.offset}–{last} of {len(lines)}"
+        more = f"; read on with offset {last + 1}" if last < count else ""
+        span = f"lines {args.offset}–{last} of {count}"
         return ToolResult(f"{name_of(path)}: {span}{more}", "\n".join(shown))
+
+
+def _lines_from(data: bytes, number: int) -> Iterator[str]:
+    """Yield the lines from one on, which is there, and make nothing of those before."""
+    at, left = 0, number - 1
+    while (here := data.count(b"\n", at, at + _PIECE)) < left:
+        at, left = at + _PIECE, left - here
+    for _ in range(left):
+        at = data.index(b"\n", at) + 1
+    while at < len(data):
+        end = data.find(b"\n", at)
+        end = len(data) if end < 0 else end
+        yield data[at:end].decode("utf-8", "replace")
+        at = end + 1
 
 
 class WriteArgs(ToolArgs):
@@ -256,10 +272,23 @@ def _replaced(text: str, args: EditArgs) -> tuple[str, int]:
             "execution_failed",
             f"old_string occurs {count} times: add context to make it unique, or use replace_all",
         )
+    size = _size(text) + count * (_size(new) - _size(old))
+    if size > BIGGEST_FILE:
+        raise ToolFailure(
+            "invalid_argument",
+            f"the file would have {size} bytes after {count} replacements; "
+            f"{BIGGEST_FILE} are allowed: replace fewer, or by less",
+        )
     return text.replace(old, new), count
 
 
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
+
+
 def _diff(path: str, old: bytes, new: bytes) -> str:
+    if len(old) + len(new) > _COMPARED:
+        return f"[no diff is shown: the file had {len(old)} bytes and has {len(new)}]"
     before, after = (data.decode("utf-8", "replace").split("\n") for data in (old, new))
     diff = difflib.unified_diff(
         before, after, name_of(f"a{path}"), name_of(f"b{path}"), lineterm=""

@@ -164,21 +164,26 @@ class ScopeView:
 
         return self._judged(path, Permission.READ, attempt)
 
-    def scan(self, path: str) -> list[os.DirEntry[str]]:
-        """Return the entries of a directory, their stat known; raises ToolFailure."""
+    def scan(self, path: str) -> Iterator[os.DirEntry[str]]:
+        """Yield the entries of a directory; raises ToolFailure.
 
-        def attempt(real: str) -> list[os.DirEntry[str]]:
-            with (
-                self._walk(f"{real.rstrip('/')}/.") as (folder, _),
-                _opened(".", folder) as listing,
-            ):
-                entries = list(os.scandir(listing))
-                for entry in entries:  # stat goes through the descriptor, so it is asked for now
-                    with contextlib.suppress(OSError):
-                        entry.stat(follow_symlinks=False)
-                return entries
+        Never all at once, for there may be millions. Ask an entry for its stat before the next:
+        it goes through the descriptor.
+        """
 
-        return self._judged(path, Permission.READ, attempt)
+        def attempt(real: str) -> int:
+            with self._walk(f"{real.rstrip('/')}/.") as (folder, _):
+                return _open_at(".", _READ, folder)
+
+        listing = self._judged(path, Permission.READ, attempt)
+        try:
+            with os.scandir(listing) as entries:
+                yield from entries
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ToolFailure("execution_failed", f"{name_of(path)}: {reason}") from error
+        finally:
+            os.close(listing)
 
     def rewrite(
         self, path: str, change: Callable[[FileState | None], bytes]

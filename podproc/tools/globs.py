@@ -126,6 +126,8 @@ class IgnoreRules:
 
 
 def _rule(line: str) -> _Rule | None:
+    if len(line) > LONGEST or line.startswith("#"):
+        return None
     is_negated = line.startswith("!")
     tokens = _TOKEN.findall(line.removeprefix("!"))
     while tokens and tokens[-1] == " ":
@@ -134,8 +136,7 @@ def _rule(line: str) -> _Rule | None:
     tokens = tokens[: len(tokens) - folders_only]
     is_anchored = "/" in tokens
     tokens = tokens[1:] if tokens[:1] == ["/"] else tokens
-    is_whole = tokens and tokens[-1] != "\\" and len(line) <= LONGEST
-    if line.startswith("#") or not is_whole:
+    if not tokens or tokens[-1] == "\\":
         return None
     try:
         return _Rule(_path(tuple(tokens), is_anchored=is_anchored), is_negated, folders_only)

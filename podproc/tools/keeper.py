@@ -516,7 +516,8 @@ def _become(
 
 def _give_way(own: int) -> None:
     """Come after everything else on this machine, as far as the kernel lets us; leave no core."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_RTPRIO):
+        resource.setrlimit(limit, (0, 0))
     os.nice(_NICE)
     with contextlib.suppress(OSError):
         if os.sched_getscheduler(0) != os.SCHED_IDLE:

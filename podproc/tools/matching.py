@@ -18,12 +18,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from podproc.escaping import name_of
 from podproc.tools.base import ToolFailure
 from podproc.tools.fsview import BIGGEST_FILE, ScopeView
 from podproc.tools.globs import written_sets
+from podproc.tools.pattern_worker import MOST_HITS, lines_of
 from podproc.tools.patterns import PatternProcess, Stopped
 from podproc.tools.walk import Choice, glob_of, walk
 
@@ -155,8 +157,8 @@ def search_files(
                 continue
             text = text.removesuffix("\n")
             if hits := pattern.hits(text, name_of(relative)):
-                lines = text.split("\n")
-                yield FileMatches(path, tuple(_with_context(lines, hits, query.context)))
+                lines = islice(_with_context(text, hits, query.context), MOST_HITS)
+                yield FileMatches(path, tuple(lines))
 
 
 def _files(view: ScopeView, query: Query, is_stopped: Callable[[], bool]) -> Iterable[str]:
@@ -218,10 +220,15 @@ def _content(view: ScopeView, path: str) -> str | None:
     return state.data.decode("utf-8", "replace").replace("\r\n", "\n")
 
 
-def _with_context(lines: list[str], hits: set[int], context: int) -> Iterator[Line]:
-    around = {near for hit in hits for near in range(hit - context, hit + context + 1)}
-    for index in sorted(around & set(range(len(lines)))):
-        yield Line(index + 1, lines[index], index in hits)
+def _with_context(text: str, hits: set[int], context: int) -> Iterator[Line]:
+    until, left = -1, sorted(hits, reverse=True)
+    for index, line in enumerate(lines_of(text)):
+        while left and left[-1] <= index + context:
+            until = left.pop() + context
+        if index <= until:
+            yield Line(index + 1, line, index in hits)
+        elif not left:
+            return
 
 
 def _bytes(value: dict[str, Any]) -> bytes:

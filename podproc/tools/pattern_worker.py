@@ -12,23 +12,40 @@ import re
 import resource
 import struct
 import sys
+from collections.abc import Iterator
+from itertools import islice
 
 CPU_S = 120
+MOST_HITS = 100_000
+"""Lines of one text that are told."""
+
 MEMORY = 4 * 1024**3
 
 
 def hits_of(regex: re.Pattern[str], text: str, *, multiline: bool) -> list[int]:
-    """Return the numbers, from 0, of the lines that match."""
+    """Return the numbers, from 0, of the lines that match: the first MOST_HITS."""
     if not multiline:
-        return [number for number, line in enumerate(text.split("\n")) if regex.search(line)]
+        found = (number for number, line in enumerate(lines_of(text)) if regex.search(line))
+        return list(islice(found, MOST_HITS))
     hits: set[int] = set()
     at = line = 0
     for match in regex.finditer(text):
         line += text.count("\n", at, match.start())
         at = match.start()
         last = line + match.group().removesuffix("\n").count("\n")
-        hits.update(range(line, last + 1))
-    return sorted(hits)
+        hits.update(islice(range(line, last + 1), MOST_HITS))
+        if len(hits) >= MOST_HITS:
+            break
+    return sorted(hits)[:MOST_HITS]
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Yield the lines of a text, one after the other: there may be as many as it has characters."""
+    at = 0
+    while (end := text.find("\n", at)) >= 0:
+        yield text[at:end]
+        at = end + 1
+    yield text[at:]
 
 
 def _next() -> str | None:

@@ -6,6 +6,7 @@ shown.
 
 from __future__ import annotations
 
+import heapq
 import os
 import shutil
 import threading
@@ -33,7 +34,8 @@ from podproc.tools.matching import (
     ripgrep_command,
     search_files,
 )
-from podproc.tools.walk import glob_of, walk
+from podproc.tools.pattern_worker import MOST_HITS
+from podproc.tools.walk import Found, glob_of, walk
 from protocol.scope import Permission
 
 MOST_FILES = 1000
@@ -77,11 +79,19 @@ class Glob:
             links=True,
             is_stopped=stop.is_set,
         )
-        found = [file for file in everything if glob.matches(file.relative)]
-        found.sort(key=lambda file: (-file.changed_at, file.relative))
-        shown = [_shown(self._view, os.path.join(base, f.relative)) for f in found[:MOST_FILES]]
-        few = f"the newest {len(shown)} of " if len(found) > len(shown) else ""
-        return ToolResult(f"{few}{_count(len(found), 'file')}", "\n".join(shown))
+        count = 0
+
+        def found() -> Iterator[Found]:
+            nonlocal count
+            for file in everything:
+                if glob.matches(file.relative):
+                    count += 1
+                    yield file
+
+        newest = heapq.nsmallest(MOST_FILES, found(), lambda f: (-f.changed_at, f.relative))
+        shown = [_shown(self._view, os.path.join(base, file.relative)) for file in newest]
+        few = f"the newest {len(shown)} of " if count > len(shown) else ""
+        return ToolResult(f"{few}{_count(count, 'file')}", "\n".join(shown))
 
 
 class OutputMode(StrEnum):
@@ -187,7 +197,7 @@ class Grep:
         summary = f"{_count(matches, 'matching line')} in {_count(len(files), 'file')}"
         if len(lines) > args.head_limit:
             summary += f"; the first {args.head_limit} of {len(lines)} lines are shown"
-        if not is_whole:
+        if not is_whole or (not self._ripgrep and any(len(f.lines) >= MOST_HITS for f in files)):
             summary += "; the search was ended early: too much to show"
         return ToolResult(summary, "\n".join(lines[: args.head_limit]))
 

@@ -5,6 +5,7 @@ The walk lists only what may be read, enters no directory through a link, and ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -80,13 +81,9 @@ def walk(
     while todo and not is_stopped():
         folder, ignores = todo.pop()
         prefix = _prefix_of(folder)
-        try:
-            entries = view.scan(folder)
-        except ToolFailure:
-            continue  # it went away, or may not be listed
-        if gitignore and any(entry.name == ".gitignore" for entry in entries):
+        if gitignore:
             ignores = (*ignores, *_ignore_of(view, prefix))
-        for entry in entries:
+        for entry in _entries(view, folder):
             if is_stopped():
                 return
             path = prefix + entry.name
@@ -99,6 +96,12 @@ def walk(
                 todo.append((path, ignores))
             elif (changed_at := _file_time(view, entry, path, links)) is not None:
                 yield Found(path[len(start) :], changed_at)
+
+
+def _entries(view: ScopeView, folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield a folder's entries; none where it went away, or may not be listed."""
+    with contextlib.suppress(ToolFailure):
+        yield from view.scan(folder)
 
 
 def glob_of(pattern: str) -> Glob:

@@ -51,6 +51,30 @@ def test_read_stops_before_the_content_limit_and_at_a_line(ws: Path, bench: Work
     assert result.summary.endswith(f"read on with offset {result.content.count(chr(10)) + 2}")
 
 
+def test_read_makes_nothing_of_lines_that_it_does_not_show(ws: Path, bench: Workbench) -> None:
+    (ws / "many").write_bytes(b"ab\n" * (4 << 20) + b"end")
+    tracemalloc.start()
+    try:
+        last = bench.call("Read", file_path="many", offset=(4 << 20) + 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert last.content == f"{(4 << 20) + 1}\tend"
+    assert peak < 3 * (12 << 20)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\n", b"\n\n", b"a", b"a\n", b"\na", b"a\r\nb\n\nc", b"\n" * 70_000]
+)
+def test_read_finds_every_line(ws: Path, bench: Workbench, data: bytes) -> None:
+    (ws / "f").write_bytes(data)
+    lines = data.decode().removesuffix("\n").split("\n")
+    for number in {1, 2, 3, 65_535, 65_536, 65_537, len(lines)} & set(range(1, len(lines) + 1)):
+        one = bench.call("Read", file_path="f", offset=number, limit=1)
+        assert one.content == f"{number:>6}\t{lines[number - 1].rstrip(chr(13))}"
+    assert bench.call("Read", file_path="f", offset=len(lines) + 1).is_error
+
+
 def test_read_cuts_long_lines_and_shows_what_is_not_utf8(ws: Path, bench: Workbench) -> None:
     (ws / "odd.txt").write_bytes(b"caf\xe9\r\n" + b"y" * 3000)
     content = bench.call("Read", file_path="odd.txt").content
@@ -150,6 +174,30 @@ def test_edit_shows_a_diff_and_wants_one_place(ws: Path, bench: Workbench) -> No
     ]  # fmt: skip
     everywhere = {"old_string": "t", "new_string": "T", "replace_all": True}
     assert "2 replacements" in bench.call("Edit", file_path="a.txt", **everywhere).summary
+
+
+def test_edit_refuses_to_multiply_a_file_beyond_the_bound(ws: Path, bench: Workbench) -> None:
+    (ws / "a.txt").write_text("a" * 100_000)
+    bench.call("Read", file_path="a.txt")
+    grown = {"old_string": "a", "new_string": "é" * 1000, "replace_all": True}
+    tracemalloc.start()
+    try:
+        result = bench.call("Edit", file_path="a.txt", **grown)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "would have 200000000 bytes" in result.summary
+    assert peak < 10 * 2**20
+    assert (ws / "a.txt").stat().st_size == 100_000
+
+
+def test_edit_shows_no_diff_of_a_huge_file(ws: Path, bench: Workbench) -> None:
+    (ws / "a.txt").write_text("x\n" * (1 << 21))
+    bench.call("Read", file_path="a.txt")
+    everywhere = {"old_string": "x\n", "new_string": "y\n", "replace_all": True}
+    assert bench.call("Edit", file_path="a.txt", **everywhere).content == (
+        f"[no diff is shown: the file had {1 << 22} bytes and has {1 << 22}]"
+    )
 
 
 def test_edit_leaves_carriage_returns_and_foreign_bytes_alone(ws: Path, bench: Workbench) -> None:

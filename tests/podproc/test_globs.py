@@ -51,6 +51,11 @@ def test_no_glob_stalls_whoever_matches_it(pattern: str) -> None:
     assert max(took(partial(glob.matches, path)) for path in PATHS) < LIMIT_S
 
 
+@pytest.mark.parametrize("sign", ["[", "*", "\\", "!", "#", " ", "/", "{", "[]"])
+def test_a_gitignore_of_one_long_line_is_read_soon(sign: str) -> None:
+    assert took(partial(IgnoreRules.of, sign * 100_000)) < LIMIT_S / 4
+
+
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_no_line_of_a_gitignore_stalls_its_reader(pattern: str) -> None:
     rules = IgnoreRules.of(pattern)

@@ -7,11 +7,14 @@ import asyncio
 import os
 import shutil
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from podproc.escaping import name_of
+from podproc.queries import complete_path
+from podproc.references import Places, resolve
 from podproc.tools import patterns
 from podproc.tools.base import ToolFailure
 from podproc.tools.keeper_client import Keeper
@@ -19,6 +22,7 @@ from podproc.tools.search import Grep, GrepArgs, OutputMode
 from podproc.tools.shell import command_environment
 from podproc.tools.walk import glob_of
 from protocol.scope import Scope
+from protocol.segments import FileRef
 from tests.podproc.tooling import Workbench, quiet_call, rule, run, view_of
 from tests.support.waiting import eventually
 
@@ -106,6 +110,43 @@ def test_glob_shows_the_newest_thousand(tmp_path: Path) -> None:
     assert result.summary == "the newest 1000 of 1005 files"
     assert result.content is not None
     assert result.content.splitlines()[::999] == ["1004.txt", "5.txt"]
+
+
+@pytest.fixture
+def huge(tmp_path: Path) -> Path:
+    """Return a folder of very many names."""
+    (tmp_path / "a").touch()
+    for number in range(20_000):
+        os.link(tmp_path / "a", tmp_path / f"{number:05}{'x' * 200}")
+    return tmp_path
+
+
+def test_a_folder_of_very_many_names_is_never_a_list(huge: Path) -> None:
+    bench = Workbench(Scope(allow=(rule(huge),)), huge)
+    view = view_of(Scope(allow=(rule(huge),)), huge)
+    places = Places(view, str(huge), str(huge))
+    for look in (
+        lambda: bench.call("Glob", pattern="*.nothing").summary,
+        lambda: bench.call("Glob", pattern="*", gitignore=True).summary,
+        lambda: resolve([FileRef(path=".")], places).items,
+        lambda: complete_path(view, ""),
+    ):
+        tracemalloc.start()
+        try:
+            assert look()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 5 * 2**20
+
+
+@pytest.mark.parametrize("multiline", [False, True])
+def test_grep_tells_so_many_lines_of_one_file(tmp_path: Path, multiline: bool) -> None:
+    (tmp_path / "many").write_bytes(b"\n" * 300_000)
+    bench = Workbench(Scope(allow=(rule(tmp_path),)), tmp_path)
+    result = bench.call("Grep", pattern="^", multiline=multiline, output_mode="count")
+    assert result.content == "many:100000"
+    assert result.summary.endswith("the search was ended early: too much to show")
 
 
 def test_nothing_outside_the_readable_scope_is_found(tmp_path: Path, tree: Path) -> None:

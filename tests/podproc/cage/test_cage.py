@@ -6,12 +6,14 @@ import asyncio
 import os
 import pwd
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -596,13 +598,50 @@ def test_what_the_kernel_counts_per_user_is_bounded_for_good(
 
 
 @process
+def test_memory_of_no_process_is_bounded_in_a_cell(ground: Ground) -> None:
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    async def main() -> None:
+        async with caged(ground, CageLevel.NAMESPACES) as shell:
+            done = await shell("stat -f -c '%b %S %c' /dev/shm; cat /proc/sys/kernel/shmall")
+            blocks, size, files, pages = map(int, done.output.split())
+            assert 0 < blocks * size <= whole // 16 + size
+            assert files <= 16384
+            if os.geteuid() == 0:
+                assert pages * os.sysconf("SC_PAGE_SIZE") <= whole // 16
+
+    run(main())
+
+
+@process
+@levels
+def test_a_command_opens_fewer_files_and_is_never_real_time(
+    ground: Ground, level: CageLevel
+) -> None:
+    pods = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    before = resource.getrlimit(resource.RLIMIT_RTPRIO)
+    with suppress(ValueError):  # an ordinary user has none to lose
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (9, 9))
+
+    async def main() -> None:
+        async with caged(ground, level) as shell:
+            done = await shell("ulimit -Hr; ulimit -Hn; ulimit -n")
+            assert done.output.split() == ["0", *[str(min(4096, pods // 2))] * 2]
+
+    try:
+        run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_RTPRIO, before)
+
+
+@process
 def test_a_cell_has_a_part_of_the_user_s_inotify(ground: Ground) -> None:
     async def main() -> None:
         async with caged(ground, CageLevel.NAMESPACES) as shell:
             for name in ("instances", "watches"):
                 whole = int(Path(f"/proc/sys/fs/inotify/max_user_{name}").read_text())
                 done = await shell(f"cat /proc/sys/user/max_inotify_{name}")
-                assert int(done.output) == whole // 4
+                assert int(done.output) == max(whole // 16, 8 if name == "instances" else 0)
             done = await shell("echo 100000 > /proc/sys/user/max_inotify_instances")
             assert done.code != 0
 

@@ -244,6 +244,18 @@ def test_device_files_are_never_made(machine: str, call: str) -> None:
         assert ask(call, *ahead, kind | 0o600) == ALLOWED
 
 
+def test_only_known_requests_change_what_is_open_for_reading(machine: str) -> None:
+    ask = Filter(machine)
+    kinds = (0x12, 0x54, 0x58, 0x66, 0x6F, 0x89, 0x94, 0xBC)
+    requests = (kind << 8 | number for kind in kinds for number in range(256))
+    refused = {request for request in requests if ask("ioctl", 3, request)}
+    subvolumes = {0x9400 | number for number in (1, 14, 15, 19, 23, 24, 26, 37, 63)}
+    others = {0xBC10, 0xBC11, 0x6F04, 0x6613, 0x6685}
+    assert refused == subvolumes | others | {0x5412, 0x541C}
+    assert ask("ioctl", 3, 0x5000940E) == errno.EPERM, "BTRFS_IOC_SUBVOL_CREATE"
+    assert ask("ioctl", 3, 0x40049409) == ALLOWED, "FICLONE asks for a file open for writing"
+
+
 def test_only_fcntl_that_makes_others_wait_or_listens_is_refused(machine: str) -> None:
     ask = Filter(machine)
     refused = {command for command in range(2048) if ask("fcntl", 3, command)}
