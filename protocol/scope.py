@@ -182,7 +182,9 @@ def canonical(path: str, *, cwd: str | None = None) -> str:
 
 
 def resolved(path: str, *, cwd: str | None = None) -> Resolved:
-    """Return the canonical path, and the links on the way to it.
+    """Return the canonical path, and the links on the way to it, each by its canonical name.
+
+    Whoever replaces one of them changes where the path leads.
 
     Looks at the file system, link by link. A link that leads nowhere yet is followed, since
     whatever is made through it will be made there. Raises InvalidScope for an empty path, a
@@ -191,14 +193,6 @@ def resolved(path: str, *, cwd: str | None = None) -> Resolved:
     """
     real, links = _resolved(path, cwd)
     return Resolved(real, tuple(link for link, _ in links))
-
-
-def links_on(path: str, *, cwd: str | None = None) -> tuple[str, ...]:
-    """Return the links that `canonical` follows, each by its own name in its canonical folder.
-
-    Whoever replaces one of them changes where the path leads. Raises what `canonical` raises.
-    """
-    return resolved(path, cwd=cwd).links
 
 
 def names_of(path: str, *, cwd: str | None = None) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from protocol.errors import Forbidden, InvalidScope
 from protocol.manifest import PodManifest, Script
 from protocol.operator_file import planted_link, read_operator_file
-from protocol.scope import Resolved, canonical, is_beneath, links_on, resolved
+from protocol.scope import Resolved, canonical, is_beneath, resolved
 from supervisor.core.operator_settings import ReadFile
 from supervisor.core.widening import writers
 from supervisor.mistakes import Checker, Mistake
@@ -277,7 +277,7 @@ class Files:
     @staticmethod
     def _names_on(written: str, workspace: str) -> Iterator[Data]:
         """Yield a deny of each link on a denied path: to replace one would lead the path away."""
-        for link in links_on(written, cwd=workspace):
+        for link in resolved(written, cwd=workspace).links:
             yield {"target": link, "permission": "write", "recursive": False}
 
     def _opened(self, layer: Layer, key: str, workspace: str) -> Iterator[str]:

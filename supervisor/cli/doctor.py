@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +23,12 @@ from typing import Any
 import click
 import orjson
 
+from protocol.cage import CageSupport
 from protocol.errors import InvalidRequest, PodsupError
+from protocol.isolation import isolated
 from protocol.manifest import Model, Scheme
 from supervisor import diagnosis as d
 from supervisor import jsonl, life_lock
-from supervisor.cage_support import cage_support
 from supervisor.choice import running_fleets
 from supervisor.cli import exit_codes
 from supervisor.cli.app import App, Failed, command
@@ -44,6 +46,7 @@ from supervisor.recovery import holders_of
 
 PR_GET_CHILD_SUBREAPER = 37
 LAST_BYTES = 64 * 1024
+LOOKING_S = 20
 MOST_SESSIONS = 2000
 _HIGHEST = 999_999
 _STRANGER = re.compile(r"[0-9T:-]+Z alert: a stranger says ")
@@ -173,6 +176,16 @@ def _file_limit(paths: Paths) -> int:
 def _keys(paths: Paths) -> dict[str, bool]:
     names = [Model(scheme=scheme).key_variable for scheme in Scheme]
     return {name: bool(os.environ.get(name)) for name in dict.fromkeys(names) if name}
+
+
+def _sandbox_support() -> CageSupport:
+    """Have the pod's side try it, in a process of its own; raises OSError or ValueError."""
+    argv = isolated("podproc.confine.support")
+    try:
+        done = subprocess.run(argv, cwd="/", capture_output=True, timeout=LOOKING_S, check=True)
+    except subprocess.SubprocessError as error:
+        raise OSError(f"{argv[-1]}: {error}") from error
+    return CageSupport.found(orjson.loads(done.stdout))
 
 
 # -- what fleets have left -------------------------------------------------------------------------
@@ -340,7 +353,7 @@ CHECKS = (
     Check("open files", _file_limit, d.open_files),
     Check("ripgrep", lambda paths: shutil.which("rg"), d.ripgrep),
     Check("model keys", _keys, d.model_keys),
-    Check("sandbox", lambda paths: cage_support(), d.sandbox),
+    Check("sandbox", lambda paths: _sandbox_support(), d.sandbox),
     Check("supervisors", _running, d.supervisors),
     Check("scope table", _holders, d.scope_table),
     Check("journals", _journals, d.journals),
